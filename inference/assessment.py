@@ -1,0 +1,193 @@
+"""The Assessment type: what a model says about one series, with the evidence for each statement.
+
+Made by a model in `inference`, read by `sr_writer` and the status pages. It is checkpointed as one
+folder: `assessment.json` for everything but voxels, `masks.npz` for the segments' masks.
+"""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+Mask = npt.NDArray[np.bool_]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(_Frozen):
+    """The same statement in both report languages."""
+
+    en: str
+    zh: str
+
+
+class Code(_Frozen):
+    """A coded concept: code value, coding scheme designator, code meaning (PS3.3 Section 8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Presence(StrEnum):
+    """What the model says of a finding; `UNDETERMINED` is an abstention, never a guess."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+
+
+class Laterality(StrEnum):
+    """The patient's side, from patient coordinates (LPS), never from the image's left and right."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BILATERAL = "bilateral"
+
+
+class Measurement(_Frozen):
+    """A quantity measured on one segment; `unit` is UCUM."""
+
+    code: Code
+    value: float
+    unit: Code
+    segment: int = Field(description="number of the Segment that was measured")
+
+
+class Evidence(_Frozen):
+    """Where in the volume a finding is seen: a segment, and the slice indices it spans."""
+
+    segment: int
+    slices: tuple[int, ...] = Field(description="indices along the volume's first axis, ascending")
+    best_slice: int = Field(description="the slice that shows the most of it")
+
+
+class Finding(_Frozen):
+    """One question the model was asked, and its answer.
+
+    A finding that is `PRESENT` always has evidence. `ABSENT` refers to the whole volume.
+    `reason` says why the model abstained, and is None otherwise.
+    """
+
+    name: str
+    label: Text
+    code: Code
+    presence: Presence
+    probability: float | None = Field(default=None, ge=0, le=1)
+    threshold: float = Field(ge=0, le=1)
+    site: Code | None = None
+    laterality: Laterality | None = None
+    evidence: Evidence | None = None
+    measurements: tuple[Measurement, ...] = ()
+    reason: Text | None = None
+
+
+class Segment(_Frozen):
+    """What one mask outlines; `number` counts from 1 and is the SEG's Segment Number."""
+
+    number: int = Field(ge=1)
+    label: str
+    category: Code
+    type: Code
+    site: Code | None = None
+
+
+class ModelIdentity(_Frozen):
+    """Which model speaks. `digest` is the SHA-256 over the bundle's manifest and files."""
+
+    name: str
+    version: str
+    manufacturer: str
+    digest: str
+    demonstration: bool
+    intended_use: Text
+
+
+class AssessmentRecord(_Frozen):
+    """The part of an Assessment that is not voxels."""
+
+    model: ModelIdentity
+    completed: bool = Field(description="False: the volume was not assessed; limitations say why")
+    findings: tuple[Finding, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    key_slices: tuple[int, ...] = ()
+    narrative: Text | None = None
+    limitations: tuple[Text, ...] = ()
+    assessed_at: datetime
+    provider: str = Field(default="", description="ONNX Runtime execution provider that was used")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A record and its masks: segment number -> boolean array [slice, row, column] on the grid."""
+
+    record: AssessmentRecord
+    masks: Mapping[int, Mask] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = {segment.number for segment in self.record.segments}
+        if numbers != set(self.masks):
+            raise ValueError(f"segments {sorted(numbers)} but masks {sorted(self.masks)}")
+        for finding in self.record.findings:
+            if finding.presence is Presence.PRESENT and finding.evidence is None:
+                raise ValueError(f"finding {finding.name} is present without evidence")
+            if finding.evidence is not None and finding.evidence.segment not in numbers:
+                raise ValueError(f"finding {finding.name} points at a segment that is not there")
+
+
+def not_assessed(model: ModelIdentity, reasons: tuple[Text, ...], at: datetime) -> Assessment:
+    """The honest answer where there is none: no finding, and why."""
+    return Assessment(
+        AssessmentRecord(model=model, completed=False, limitations=reasons, assessed_at=at)
+    )
+
+
+def save_assessment(assessment: Assessment, folder: Path) -> None:
+    """Write the assessment to `folder`, durably; the JSON is written last and by rename.
+
+    A folder with `assessment.json` therefore always holds a whole assessment.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    packed: dict[str, npt.NDArray[np.generic]] = {}
+    for number, mask in assessment.masks.items():
+        packed[f"bits_{number}"] = np.packbits(mask)
+        packed[f"shape_{number}"] = np.array(mask.shape)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]
+    _write_durably(folder / "masks.npz", buffer.getvalue())
+    _write_durably(folder / "assessment.json", assessment.record.model_dump_json(indent=1).encode())
+
+
+def load_assessment(folder: Path) -> Assessment:
+    """Read what `save_assessment` wrote; raises FileNotFoundError where there is none."""
+    record = load_record(folder)
+    with np.load(folder / "masks.npz", allow_pickle=False) as packed:
+        masks = {}
+        for segment in record.segments:
+            shape = tuple(int(extent) for extent in packed[f"shape_{segment.number}"])
+            bits = np.unpackbits(packed[f"bits_{segment.number}"], count=int(np.prod(shape)))
+            masks[segment.number] = bits.astype(bool).reshape(shape)
+    return Assessment(record, masks)
+
+
+def load_record(folder: Path) -> AssessmentRecord:
+    """Read the assessment without its masks, which is all that a status page needs."""
+    return AssessmentRecord.model_validate_json((folder / "assessment.json").read_bytes())
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Network in, network out, and the durable workflow between."""
