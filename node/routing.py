@@ -1,0 +1,83 @@
+"""Which model for which series: rules in CEL over DICOM attributes of the series.
+
+A rule such as `Modality == "CT" && SliceThickness <= 2.5` sees the attributes below under their
+DICOM keywords, and `NumberOfInstances`. An absent or empty attribute is "" , 0.0 or [] by its type,
+so that a rule never fails because a scanner left something out.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import cel
+from pydicom import Dataset
+
+_TEXT = (
+    "BodyPartExamined",
+    "ConvolutionKernel",
+    "InstitutionName",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Modality",
+    "PatientSex",
+    "ProtocolName",
+    "ScanningSequence",
+    "SequenceName",
+    "SeriesDescription",
+    "StationName",
+    "StudyDescription",
+)
+_NUMBERS = ("EchoTime", "MagneticFieldStrength", "RepetitionTime", "SliceThickness")
+_LISTS = ("ImageType",)
+VARIABLES = (*_TEXT, *_NUMBERS, *_LISTS, "NumberOfInstances")
+_LOOP_VARIABLE = re.compile(r"\.(?:all|exists|exists_one|filter|map)\(\s*(\w+)\s*,")
+
+
+def check_expression(expression: str) -> None:
+    """Raise ValueError, saying what to mend, unless the rule can be evaluated."""
+    program = cel.compile(expression)
+    known = {*VARIABLES, *_LOOP_VARIABLE.findall(expression)}
+    for variable in program.variables():
+        if variable not in known:
+            close = difflib.get_close_matches(variable, VARIABLES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(VARIABLES)}"
+            raise ValueError(f"'{variable}' is not an attribute that a rule can use; {hint}")
+    result = _execute(
+        expression,
+        dict.fromkeys(_TEXT, "")
+        | dict.fromkeys(_NUMBERS, 0.0)
+        | {keyword: [] for keyword in _LISTS}
+        | {"NumberOfInstances": 0},
+    )
+    if not isinstance(result, bool):
+        raise ValueError(f"a rule answers true or false, this one gives {type(result).__name__}")  # noqa: TRY004  # pydantic collects ValueErrors
+
+
+def matches(expression: str, headers: Sequence[Dataset]) -> bool:
+    """Whether a series goes this way; `headers` are its instances' headers, at least one."""
+    return _execute(expression, series_attributes(headers)) is True
+
+
+def series_attributes(headers: Sequence[Dataset]) -> dict[str, object]:
+    """The attributes of a series that rules can use, from its first instance."""
+    first = headers[0]
+    attributes: dict[str, object] = {"NumberOfInstances": len(headers)}
+    for keyword in _TEXT:
+        value = first.get(keyword)
+        multiple = not isinstance(value, str) and isinstance(value, Sequence)
+        attributes[keyword] = "\\".join(map(str, value)) if multiple else str(value or "")
+    for keyword in _NUMBERS:
+        try:
+            attributes[keyword] = float(first.get(keyword) or 0.0)
+        except (TypeError, ValueError):
+            attributes[keyword] = 0.0
+    for keyword in _LISTS:
+        attributes[keyword] = [str(value) for value in first.get(keyword) or []]
+    return attributes
+
+
+def _execute(expression: str, attributes: dict[str, object]) -> object:
+    try:
+        return cel.compile(expression).execute(attributes)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the rule cannot be evaluated: {error}") from error

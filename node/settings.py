@@ -1,0 +1,270 @@
+"""The whole configuration, loaded from one TOML file; every mistake is named with key and remedy.
+
+Environment variables override the file for what should not lie in it, such as a database password:
+`OVERREAD_NODE__DATABASE_URL=postgresql://...` (prefix `OVERREAD_`, two underscores between keys).
+"""
+
+import difflib
+import ipaddress
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from node.routing import check_expression
+
+AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
+# PS3.5 6.2: default repertoire without backslash and control characters
+AE_TITLE_CHARACTERS = re.compile(r"[ !-\[\]-~]+")
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; `mistakes` has a sentence for each reason."""
+
+    def __init__(self, path: Path, mistakes: list[str]) -> None:
+        super().__init__("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+def _ae_title(value: str) -> str:
+    stripped = value.strip()
+    if not stripped or len(stripped) > AE_TITLE_LENGTH or not AE_TITLE_CHARACTERS.fullmatch(value):
+        raise ValueError(
+            "an AE title has 1 to 16 ASCII characters, no backslash; shorten or fix it"
+        )
+    return stripped
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSettings(_Section):
+    """Who the node is, and where it keeps what it was sent."""
+
+    ae_title: AETitle = "OVERREAD"
+    host: str = Field(default="0.0.0.0", description="address the DICOM listener binds to")  # noqa: S104  # a PACS is another machine
+    port: Port = 11112
+    state_dir: Path = Path("/var/lib/overread")
+    database_url: str = Field(default="", description="empty: SQLite in state_dir")
+    quiet_seconds: float = Field(default=30.0, gt=0, le=86400)
+    min_free_gb: float = Field(default=5.0, ge=0)
+    retention_days: float = Field(default=30.0, gt=0)
+    accept_unknown_peers: bool = False
+    max_associations: int = Field(default=100, ge=1, le=1000)
+    inference_threads: int = Field(default=0, ge=0, description="0: one a core")
+    model_dirs: tuple[Path, ...] = ()
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("use sqlite:///PATH or postgresql://USER@HOST/DATABASE")
+        return value
+
+
+class WebSettings(_Section):
+    """The status page; it has no login, so it stays on this machine."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        address = "127.0.0.1" if value == "localhost" else value
+        try:
+            loopback = ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise ValueError("the status page has no login yet: use 127.0.0.1 or ::1")
+        return value
+
+
+class Peer(_Section):
+    """An application entity that may send to us, and that results may go to."""
+
+    name: Name
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+
+
+class Route(_Section):
+    """Which series go to which model, and where the results go."""
+
+    name: Name
+    when: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+    results_to: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("when")
+    @classmethod
+    def _valid_expression(cls, value: str) -> str:
+        check_expression(value)
+        return value
+
+
+class Delivery(_Section):
+    """How long a result is offered to a peer that does not take it."""
+
+    first_retry_seconds: float = Field(default=15.0, gt=0)
+    longest_retry_seconds: float = Field(default=900.0, gt=0)
+    give_up_hours: float = Field(default=72.0, gt=0)
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="OVERREAD_", env_nested_delimiter="__"
+    )
+
+    node: NodeSettings = NodeSettings()
+    web: WebSettings = WebSettings()
+    delivery: Delivery = Delivery()
+    peers: tuple[Peer, ...] = Field(min_length=1)
+    routes: tuple[Route, ...] = Field(min_length=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file: the file's content comes in as init arguments."""
+        return (env_settings, init_settings)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [peer.name for peer in self.peers]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"peers: the name '{name}' is used twice; give each peer its own")
+        routes = [route.name for route in self.routes]
+        for name in sorted({name for name in routes if routes.count(name) > 1}):
+            raise ValueError(f"routes: the name '{name}' is used twice; give each route its own")
+        for route in self.routes:
+            for destination in route.results_to:
+                if destination not in names:
+                    raise ValueError(
+                        f"routes.{route.name}.results_to: no peer is named '{destination}'; "
+                        f"peers are: {', '.join(names)}"
+                    )
+        return self
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where received instances lie."""
+        return self.node.state_dir / "spool"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where the assessments and the objects made of them lie, one folder a run."""
+        return self.node.state_dir / "runs"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the catalogue and the workflow's checkpoints."""
+        url = self.node.database_url or f"sqlite:///{self.node.state_dir / 'overread.sqlite'}"
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def peer(self, name: str) -> Peer:
+        """Return the peer called `name`; KeyError names those there are."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        raise KeyError(
+            f"no peer is named '{name}'; peers are: {', '.join(p.name for p in self.peers)}"
+        )
+
+    def route(self, name: str) -> Route:
+        """Return the route called `name`."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        raise KeyError(f"no route is named '{name}' any more; put it back, or drop the study")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the TOML file; raises SettingsError with every mistake in it."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            path, ["there is no such file; start from config/overread.toml"]
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(path, [f"cannot be read: {error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(path, [f"is not valid TOML: {error}"]) from None
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        raise SettingsError(path, [_sentence(detail) for detail in error.errors()]) from None
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    """One mistake as `key: what is wrong; remedy`."""
+    key = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(detail["loc"])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        return f"{key}: is missing; add it (see config/overread.toml)"
+    return f"{key}: {message} (found {_shown(detail['input'])})"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys that are valid where an unknown one was found."""
+    model: type[BaseModel] = Settings
+    sections: dict[str, type[BaseModel]] = {
+        "node": NodeSettings,
+        "web": WebSettings,
+        "delivery": Delivery,
+        "peers": Peer,
+        "routes": Route,
+    }
+    if len(location) > 1:
+        model = sections[str(location[0])]
+    return sorted(model.model_fields)
+
+
+def host_resolves(host: str) -> bool:
+    """Whether the name or address of a peer means anything to this machine."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True

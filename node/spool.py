@@ -1,0 +1,206 @@
+"""Write-once instance files: atomic, fsynced, under paths that no UID can lead astray; the truth.
+
+    spool/STUDY/SERIES/INSTANCE.dcm        received instances, DICOM Part 10
+    spool/.incoming/                       being written; emptied when the listener starts
+    spool/.aside/STUDY/SERIES/...          other bytes under a UID that is already here
+
+An instance that lies under its final name is whole and durable: its bytes were fsynced before the
+name was given, and the folders that lead to it after.
+"""
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+
+UID_PATTERN = re.compile(
+    r"[0-9]+(\.[0-9]+)*"
+)  # PS3.5 Section 9.1; leading zeros occur and are let in
+UID_LENGTH = 64
+_INCOMING = ".incoming"
+_ASIDE = ".aside"
+_REMEMBERED_FOLDERS = 10_000
+
+
+class InvalidUIDError(ValueError):
+    """A UID that PS3.5 Section 9.1 does not allow, and that must not become a path."""
+
+
+class Stored(Enum):
+    """What became of an instance that was to be stored."""
+
+    NEW = "new"
+    SAME = "same"  # these very bytes were here already
+    CONFLICT = "conflict"  # other bytes under the same UID: kept aside
+
+
+@dataclass(frozen=True)
+class InstanceKey:
+    """The three UIDs that place an instance; each is checked, so that each is a safe file name."""
+
+    study: str
+    series: str
+    instance: str
+
+    def __post_init__(self) -> None:
+        check_uid(self.study, "Study Instance UID")
+        check_uid(self.series, "Series Instance UID")
+        check_uid(self.instance, "SOP Instance UID")
+
+
+def check_uid(value: str, name: str) -> None:
+    """Raise InvalidUIDError unless `value` is a UID; its text may be hostile and is not repeated."""
+    if not value:
+        raise InvalidUIDError(f"{name} is missing")
+    if len(value) > UID_LENGTH or not UID_PATTERN.fullmatch(value):
+        raise InvalidUIDError(f"{name} is not a valid UID")
+
+
+class Spool:
+    """The folder of received instances."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()
+
+    def prepare(self) -> None:
+        """Make the folders, and drop what a crash left half-written (it was never acknowledged)."""
+        self._make_durable(self.root)
+        shutil.rmtree(self.root / _INCOMING, ignore_errors=True)
+        self._make_durable(self.root / _INCOMING)
+
+    def store(self, key: InstanceKey, *parts: bytes | memoryview) -> Stored:
+        """Write an instance and return once a power cut could not take it away.
+
+        `parts` are the bytes of the Part 10 file in order. Raises OSError where the disk cannot
+        take it; nothing is left behind then.
+        """
+        folder = self.root / key.study / key.series
+        final = folder / f"{key.instance}.dcm"
+        partial = self.root / _INCOMING / uuid.uuid4().hex
+        try:
+            _write_fsynced(partial, parts)
+            self._make_durable(folder)
+            try:
+                os.link(
+                    partial, final
+                )  # unlike rename, never replaces what another association put there
+            except FileExistsError:
+                return self._already_there(key, partial, final)
+            _fsync_folder(folder)
+        finally:
+            partial.unlink(missing_ok=True)
+        return Stored.NEW
+
+    def _already_there(self, key: InstanceKey, partial: Path, final: Path) -> Stored:
+        # The name may be so new that its writer has not yet fsynced the folder.
+        _fsync_folder(final.parent)
+        digest = _dataset_digest(partial)
+        if digest == _dataset_digest(final):
+            return Stored.SAME
+        folder = self.root / _ASIDE / key.study / key.series
+        self._make_durable(folder)
+        partial.replace(folder / f"{key.instance}.{digest[:16]}.dcm")
+        _fsync_folder(folder)
+        return Stored.CONFLICT
+
+    def _make_durable(self, folder: Path) -> None:
+        """Make a folder and its parents, each entry fsynced in the folder that holds it.
+
+        That another association made the folder does not say that it has fsynced it yet, so each
+        process fsyncs the way to a folder itself, once.
+        """
+        if folder in self._durable and folder.is_dir():
+            return
+        if folder != self.root:
+            self._make_durable(folder.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        _fsync_folder(folder.parent)
+        if len(self._durable) >= _REMEMBERED_FOLDERS:
+            self._durable.clear()
+        self._durable.add(folder)
+
+    def instances(self, study: str) -> dict[str, tuple[str, ...]]:
+        """Series Instance UID -> SOP Instance UIDs that are here, both in ascending order."""
+        check_uid(study, "Study Instance UID")
+        series_folders = sorted(path for path in _listed(self.root / study) if path.is_dir())
+        return {
+            folder.name: tuple(sorted(path.stem for path in _listed(folder)))
+            for folder in series_folders
+        }
+
+    def studies(self) -> Iterator[str]:
+        """Study Instance UIDs that are here."""
+        return (path.name for path in _listed(self.root) if not path.name.startswith("."))
+
+    def series_files(self, study: str, series: str) -> list[Path]:
+        """The files of a series, by SOP Instance UID."""
+        check_uid(study, "Study Instance UID")
+        check_uid(series, "Series Instance UID")
+        return sorted(_listed(self.root / study / series))
+
+    def path(self, key: InstanceKey) -> Path:
+        """Where an instance lies, or would lie."""
+        return self.root / key.study / key.series / f"{key.instance}.dcm"
+
+    def remove_study(self, study: str) -> None:
+        """Take a study out, instances kept aside included (retention)."""
+        check_uid(study, "Study Instance UID")
+        for folder in (self.root / study, self.root / _ASIDE / study):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def aside(self) -> int:
+        """How many instances are kept aside because their UID was taken by other bytes."""
+        return sum(1 for _ in (self.root / _ASIDE).rglob("*.dcm"))
+
+
+def revision_of(instances: dict[str, tuple[str, ...]]) -> str:
+    """Digest of a study's content: the set of its SOP Instance UIDs."""
+    uids = sorted(uid for series in instances.values() for uid in series)
+    return sha256("\n".join(uids).encode()).hexdigest()
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _write_fsynced(path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
+    with path.open("xb") as file:  # BufferedWriter completes short writes or raises
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dataset_digest(path: Path) -> str:
+    """SHA-256 of transfer syntax and data set; the rest of the file meta names the sender.
+
+    The group length (PS3.10 Section 7.1) gives where the data set begins.
+    """
+    with path.open("rb") as file:
+        head = file.read(144)
+        length = int.from_bytes(head[140:144], "little")
+        meta = file.read(length)
+        marker = meta.find(b"\x02\x00\x10\x00UI")
+        size = int.from_bytes(meta[marker + 6 : marker + 8], "little")
+        digest = sha256(meta[marker + 8 : marker + 8 + size])
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
