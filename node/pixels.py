@@ -1,0 +1,198 @@
+"""The pixel data of one slice, decoded and rescaled into a place in a volume."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.pixels.decoders.base import get_decoder
+
+from inference.assessment import Text
+from node.instances import Instance, UnreadableInstanceError, integer_of, numbers_of
+
+MAX_ROWS_OR_COLUMNS = 8192
+"""No CT or MR matrix is larger; a header that says more is broken or hostile."""
+
+AIR_HU = -1024.0
+"""What padding outside the reconstruction circle of a CT becomes."""
+
+PLAUSIBLE_HU = (-1000.0, 3071.0)
+"""Pixel Padding Value is ignored where it rescales to a value that tissue can have."""
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the stored values are laid out, and what they mean (PS3.3 C.7.6.3, C.11.1).
+
+    `rescaled = stored * slope + intercept`. `padding` is the inclusive range of stored values
+    that are no image (C.7.5.1.1.2), None where there is none.
+    """
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    slope: float
+    intercept: float
+    padding: tuple[float, float] | None
+
+    @property
+    def native_bytes(self) -> int:
+        """Length of the pixel data when uncompressed."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
+    """Check the Image Pixel attributes against each other and against the file's size.
+
+    Nothing is allocated. Raises UnreadableInstanceError where they cannot be right.
+    """
+    header = instance.header
+    rows, columns = integer_of(header, "Rows"), integer_of(header, "Columns")
+    bits_allocated = integer_of(header, "BitsAllocated")
+    bits_stored = integer_of(header, "BitsStored", bits_allocated)
+    high_bit = integer_of(header, "HighBit", bits_stored - 1)
+    if not (0 < rows <= MAX_ROWS_OR_COLUMNS and 0 < columns <= MAX_ROWS_OR_COLUMNS):
+        raise _unreadable(instance, f"matrix {columns} x {rows}", f"矩阵 {columns} x {rows}")
+    if bits_allocated not in (8, 16, 32) or not 0 < bits_stored <= high_bit + 1 <= bits_allocated:
+        bits = f"{bits_allocated}/{bits_stored}/{high_bit}"
+        raise _unreadable(
+            instance, f"bits allocated/stored/high bit {bits}", f"分配位/存储位/最高位 {bits}"
+        )
+    slope, intercept = _rescale(instance, modality)
+    signed = integer_of(header, "PixelRepresentation") == 1
+    layout = PixelFormat(
+        rows=rows,
+        columns=columns,
+        bits_allocated=bits_allocated,
+        bits_stored=bits_stored,
+        high_bit=high_bit,
+        signed=signed,
+        slope=slope,
+        intercept=intercept,
+        padding=_padding(instance, slope, intercept) if modality == "CT" else None,
+    )
+    _check_length(instance, layout)
+    return layout
+
+
+def decode_slice(instance: Instance, layout: PixelFormat, out: npt.NDArray[np.float32]) -> None:
+    """Write the rescaled values to `out`, float32 [row, column].
+
+    Raises UnreadableInstanceError where the pixel data cannot be decoded.
+    """
+    stored = (
+        _decompress(instance, layout)
+        if instance.transfer_syntax.is_compressed
+        else _native(instance, layout)
+    )
+    np.multiply(stored, layout.slope, out=out, casting="unsafe", dtype=np.float32)
+    if layout.intercept:
+        out += np.float32(layout.intercept)
+    if layout.padding is not None:
+        low, high = layout.padding
+        out[(stored >= low) & (stored <= high)] = AIR_HU
+
+
+def _rescale(instance: Instance, modality: str) -> tuple[float, float]:
+    slope = numbers_of(instance.header, "RescaleSlope", 1)
+    intercept = numbers_of(instance.header, "RescaleIntercept", 1)
+    if slope is None and intercept is None and modality != "CT":
+        return 1.0, 0.0
+    if slope is None or intercept is None or slope[0] == 0:
+        raise _unreadable(
+            instance,
+            "no usable Rescale Slope and Intercept",
+            "缺少可用的重新缩放斜率与截距",
+        )
+    return slope[0], intercept[0]
+
+
+def _padding(instance: Instance, slope: float, intercept: float) -> tuple[float, float] | None:
+    value = numbers_of(instance.header, "PixelPaddingValue", 1)
+    if value is None:
+        return None
+    limit = numbers_of(instance.header, "PixelPaddingRangeLimit", 1) or value
+    low, high = sorted((value[0], limit[0]))
+    tissue_low, tissue_high = PLAUSIBLE_HU
+    is_tissue = any(
+        tissue_low <= stored * slope + intercept <= tissue_high for stored in (low, high)
+    )
+    return None if is_tissue else (low, high)
+
+
+def _check_length(instance: Instance, layout: PixelFormat) -> None:
+    syntax = instance.transfer_syntax
+    if instance.pixel_bytes_available <= 0:
+        raise _unreadable(instance, "no pixel data", "无像素数据")
+    if not syntax.is_transfer_syntax:
+        raise _unreadable(instance, "unknown transfer syntax", "未知的传输语法")
+    if syntax.is_compressed:
+        if instance.pixel_length is not None:
+            raise _unreadable(
+                instance, "compressed pixel data not encapsulated", "压缩像素数据未封装"
+            )
+        return
+    if not syntax.is_little_endian and layout.bits_allocated == 8:
+        raise _unreadable(instance, "8-bit big endian pixel data", "8 位大端像素数据")
+    declared = instance.pixel_length or 0
+    present = min(declared, instance.pixel_bytes_available)
+    if present < layout.native_bytes or declared > instance.pixel_bytes_available:
+        raise _unreadable(
+            instance,
+            f"{present} bytes of pixel data where {layout.native_bytes} are needed",
+            f"像素数据 {present} 字节，应为 {layout.native_bytes} 字节",
+        )
+
+
+def _native(instance: Instance, layout: PixelFormat) -> npt.NDArray[np.integer]:
+    order = "<" if instance.transfer_syntax.is_little_endian else ">"
+    kind = "i" if layout.signed else "u"
+    dtype = np.dtype(f"{order}{kind}{layout.bits_allocated // 8}")
+    content = instance.pixel_bytes(layout.native_bytes)
+    stored = np.frombuffer(content, dtype).reshape(layout.rows, layout.columns)
+    if layout.bits_stored < layout.bits_allocated:
+        # Bits beside the stored ones may hold overlays; shifting them out also extends the sign.
+        above = layout.bits_allocated - 1 - layout.high_bit
+        below = layout.bits_allocated - layout.bits_stored
+        stored = (stored << above) >> below
+    return stored
+
+
+def _decompress(instance: Instance, layout: PixelFormat) -> npt.NDArray[np.integer]:
+    encapsulated = instance.pixel_bytes(instance.pixel_bytes_available)
+    options: dict[str, Any] = {
+        "pixel_keyword": "PixelData",
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "number_of_frames": 1,
+        "bits_allocated": layout.bits_allocated,
+        "bits_stored": layout.bits_stored,
+        "pixel_representation": int(layout.signed),
+    }
+    try:
+        decoder = get_decoder(instance.transfer_syntax)
+        stored, _ = decoder.as_array(encapsulated, index=0, raw=True, **options)
+    except Exception as error:  # four codecs, each with errors of its own
+        raise _unreadable(
+            instance, "the pixel data cannot be decoded", "像素数据无法解码"
+        ) from error
+    if stored.shape != (layout.rows, layout.columns):
+        raise _unreadable(instance, f"decoded to {stored.shape}", f"解码结果为 {stored.shape}")
+    return stored
+
+
+def _unreadable(instance: Instance, en: str, zh: str) -> UnreadableInstanceError:
+    syntax = instance.transfer_syntax.name or "no transfer syntax"
+    return UnreadableInstanceError(
+        Text(
+            en=f"Instance {instance.uid} ({syntax}) cannot be used: {en}. "
+            "Send the series again, uncompressed if the PACS can.",
+            zh=f"实例 {instance.uid}（{syntax}）无法使用：{zh}。"
+            "请重新发送该序列，如 PACS 支持请以未压缩格式发送。",
+        )
+    )
