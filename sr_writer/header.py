@@ -1,0 +1,265 @@
+"""Patient, study and equipment: what every object of ours takes from its source and says of itself.
+
+Sources come from any modality and any decade: attributes are missing or empty, the character set
+is whatever the hospital uses, text in sequences may still be undecoded bytes. `plain_header` makes
+one clean, decoded copy of what the writers need; everything else works on that.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+
+from highdicom import ContributingEquipment, SOPClass
+from pydicom import DataElement, Dataset, config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+from pydicom.valuerep import PersonName
+
+from inference.assessment import ModelIdentity
+from sr_writer.identifiers import derive_uid, device_uid
+from sr_writer.provenance import Provenance
+
+UTF_8 = "ISO_IR 192"
+IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
+MIN_SERIES_NUMBER, MAX_SERIES_NUMBER = 1, 10_000_000
+SERIES_NUMBER_WITHOUT_SOURCE = 90
+
+# PS3.3 Patient, General Study, Patient Study and Clinical Trial modules: Type 2, then optional.
+ALWAYS_PRESENT = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+COPIED_IF_PRESENT = (
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "OtherPatientIDsSequence",
+    "PatientAge",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+    "IssuerOfAccessionNumberSequence",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "TimezoneOffsetFromUTC",
+)
+SOURCE_ONLY = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "Modality",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "SliceThickness",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "RequestAttributesSequence",
+    "ReferencedRequestSequence",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "RequestedProcedureCodeSequence",
+)
+
+
+def plain_header(source: Dataset) -> Dataset:
+    """Return a decoded copy of the attributes of `source` that the writers use.
+
+    Type 2 attributes that the source lacks are there, empty. Text is Unicode, so that the copy can
+    be written in any character set that encodes it.
+
+    Raises
+    ------
+    ValueError
+        Where the source does not say which object it is.
+    """
+    header = _copy(source, (*ALWAYS_PRESENT, *COPIED_IF_PRESENT, *SOURCE_ONLY))
+    meta = getattr(source, "file_meta", Dataset())
+    for keyword, meta_keyword in (
+        ("SOPClassUID", "MediaStorageSOPClassUID"),
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+    ):
+        value = header.get(keyword) or meta.get(meta_keyword)
+        if not value:
+            raise ValueError(
+                f"a source instance has no {keyword}, nor its file meta: have it resent"
+            )
+        setattr(header, keyword, UID(value))
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if not header.get(keyword):
+            raise ValueError(f"source {header.SOPInstanceUID} has no {keyword}: have it resent")
+    for keyword in ALWAYS_PRESENT:
+        if keyword not in header:
+            _set(header, keyword, None)
+    return header
+
+
+def constructor_header(header: Dataset) -> Dataset:
+    """Return `header` without values that highdicom's constructors reject.
+
+    A hospital's birth date of `1950` or sex of `X` is its to correct, not ours to refuse a report
+    for: `stamp` writes what the source said.
+    """
+    accepted = Dataset()
+    accepted.update(header)
+    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+        _set(accepted, keyword, None)
+    return accepted
+
+
+def stamp(made: SOPClass, header: Dataset, model: ModelIdentity, provenance: Provenance) -> None:
+    """Give an object the identity of its source, the one right equipment item, and its time.
+
+    highdicom adds an item for itself and for the scanner to Contributing Equipment, has no
+    parameter for the Device UID, and takes the time from the clock: all three are set here.
+    """
+    for keyword in (*ALWAYS_PRESENT, *COPIED_IF_PRESENT):
+        if keyword in header:
+            made[keyword] = header[keyword]
+    moment = _local(provenance.written_at, header)
+    for name in ("InstanceCreation", "Series", "Content"):
+        setattr(made, f"{name}Date", moment.strftime("%Y%m%d"))
+        setattr(made, f"{name}Time", moment.strftime("%H%M%S"))
+    made.SoftwareVersions = _software_versions(model, provenance)
+    made.DeviceUID = device_uid(model)
+    made.StationName = provenance.station_name
+    made.ContributingEquipmentSequence = [_equipment(model, provenance)]
+    made.file_meta.ImplementationClassUID = IMPLEMENTATION_UID
+    made.file_meta.ImplementationVersionName = f"OVERREAD {provenance.software_version}"[:16]
+    del made.file_meta.FileMetaInformationGroupLength
+
+
+def series_number(header: Dataset, offset: int) -> int:
+    """Return a number that sorts our series right after its source: series 3 makes 381, 382, ..."""
+    number = header.get("SeriesNumber")
+    if number is None or not MIN_SERIES_NUMBER <= int(number) <= MAX_SERIES_NUMBER:
+        number = SERIES_NUMBER_WITHOUT_SOURCE
+    return int(number) * 100 + 80 + offset
+
+
+def referenced_request(header: Dataset) -> list[Dataset]:
+    """Return items of the Referenced Request Sequence (PS3.3 C.17.2) that the report answers.
+
+    One for each order that the source names in its Request Attributes or its own Referenced
+    Request Sequence; one of the accession number alone where it has neither; none without any.
+    """
+    orders = [
+        *header.get("ReferencedRequestSequence", []),
+        *header.get("RequestAttributesSequence", []),
+    ]
+    if not orders and (header.AccessionNumber or header.get("RequestedProcedureID")):
+        orders = [header]
+    return [_request(order, header) for order in orders]
+
+
+def _request(order: Dataset, header: Dataset) -> Dataset:
+    item = _copy(
+        order,
+        (
+            "RequestedProcedureID",
+            "RequestedProcedureDescription",
+            "RequestedProcedureCodeSequence",
+            "PlacerOrderNumberImagingServiceRequest",
+            "FillerOrderNumberImagingServiceRequest",
+            "ReasonForTheRequestedProcedure",
+        ),
+    )
+    item.StudyInstanceUID = header.StudyInstanceUID
+    item.AccessionNumber = order.get("AccessionNumber") or header.AccessionNumber
+    for keyword in (
+        "ReferencedStudySequence",
+        "PlacerOrderNumberImagingServiceRequest",
+        "FillerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID",
+        "RequestedProcedureDescription",
+        "RequestedProcedureCodeSequence",
+    ):
+        if keyword not in item:
+            _set(item, keyword, None)
+    return item
+
+
+def _software_versions(model: ModelIdentity, provenance: Provenance) -> list[str]:
+    return [model.version, f"Overread {provenance.software_version}"]
+
+
+def _equipment(model: ModelIdentity, provenance: Provenance) -> ContributingEquipment:
+    item = ContributingEquipment(
+        manufacturer=model.manufacturer,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=model.name,
+        software_versions=_software_versions(model, provenance),
+        device_serial_number=model.digest[:64],
+        station_name=provenance.station_name,
+        contribution_datetime=provenance.written_at.strftime("%Y%m%d%H%M%S%z"),
+        contribution_description="AI second opinion, unverified",
+    )
+    item.DeviceUID = device_uid(model)
+    return item
+
+
+def _local(moment: datetime, header: Dataset) -> datetime:
+    """Return `moment` in the time zone that the source declares for its dates, else as given."""
+    declared = str(header.get("TimezoneOffsetFromUTC") or "")
+    if len(declared) != 5 or declared[0] not in "+-" or not declared[1:].isdigit():
+        return moment
+    offset = timedelta(hours=int(declared[1:3]), minutes=int(declared[3:]))
+    return moment.astimezone(timezone(-offset if declared[0] == "-" else offset))
+
+
+def _copy(source: Dataset, keywords: Iterable[str]) -> Dataset:
+    copied = Dataset()
+    for keyword in keywords:
+        if keyword in source:
+            _set(copied, keyword, _decoded(source[keyword]))
+    return copied
+
+
+def _decoded(element: DataElement) -> object:
+    """Return an element's value free of the source's character set."""
+    if element.VR == "SQ":
+        return [_decoded_item(item) for item in element.value]
+    if element.VR == "PN" and element.value:
+        return PersonName(str(element.value))
+    return element.value
+
+
+def _decoded_item(item: Dataset) -> Dataset:
+    copied = Dataset()
+    for element in item:
+        if not element.tag.is_private:
+            copied.add(DataElement(element.tag, element.VR, _decoded(element)))
+    return copied
+
+
+def _set(dataset: Dataset, keyword: str, value: object) -> None:
+    """Set an attribute as it is, valid or not: what the source says is copied, never corrected."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise ValueError(f"{keyword} is not in the data dictionary")
+    vr = dictionary_VR(tag)
+    if vr == "SQ" and value is None:
+        value = []
+    dataset.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))

@@ -1,0 +1,130 @@
+"""The SR document (Comprehensive 3D SR, PS3.3 A.35.13) of an assessment, and its plain text."""
+
+from collections.abc import Sequence
+
+from highdicom.sr import Comprehensive3DSR
+from pydicom import Dataset
+
+from inference.assessment import Assessment, AssessmentRecord, Presence, Text
+from inference.volume import Volume
+from sr_writer.header import (
+    UTF_8,
+    constructor_header,
+    plain_header,
+    referenced_request,
+    series_number,
+    stamp,
+)
+from sr_writer.identifiers import object_uid
+from sr_writer.measurement_report import measurement_report
+from sr_writer.provenance import Provenance
+from sr_writer.wording import finding_line, intended_use, statements
+
+SERIES_DESCRIPTION = "Overread AI second opinion (unverified)"
+SERIES_OFFSET = 1
+
+NOT_ASSESSED = "No assessment was made"
+NOT_ALL_DETERMINED = "A finding is undetermined"
+NO_NARRATIVE = "The narrative was withheld"
+
+
+def write_report(
+    assessment: Assessment,
+    sources: Sequence[Dataset],
+    volume: Volume | None,
+    segmentation: Dataset | None,
+    provenance: Provenance,
+    *,
+    predecessor: Dataset | None = None,
+) -> Comprehensive3DSR:
+    """Write the assessment as a TID 1500 document of the source's study.
+
+    Parameters
+    ----------
+    sources
+        Headers of every instance of the series, in any order: the evidence.
+    volume
+        The volume that was assessed, None where none could be made.
+    segmentation
+        The SEG of the same assessment, None where it has no segment.
+    predecessor
+        The report (or its SOP Class, SOP Instance, Study and Series UID) that this one supersedes.
+
+    Raises
+    ------
+    ValueError
+        Where there is no source, a source does not say which object it is, or a finding that is
+        present has no segmentation to point at.
+    """
+    if not sources:
+        raise ValueError("a report needs the instances that it reports on")
+    record = assessment.record
+    evidence = {header.SOPInstanceUID: header for header in map(plain_header, sources)}
+    if volume is None:
+        slices = list(evidence.values())
+    else:
+        slices = [plain_header(source) for source in volume.sources]
+        evidence |= {header.SOPInstanceUID: header for header in slices}
+    first = slices[0]
+    root = measurement_report(record, slices, segmentation, provenance)
+    try:
+        made = Comprehensive3DSR(
+            evidence=[
+                constructor_header(first),
+                *(evidence[uid] for uid in sorted(evidence)),
+                *([] if segmentation is None else [segmentation]),
+            ],
+            content=root,
+            series_instance_uid=object_uid("SR series", record.model, provenance),
+            series_number=series_number(first, SERIES_OFFSET),
+            sop_instance_uid=object_uid("SR", record.model, provenance),
+            instance_number=1,
+            manufacturer=record.model.manufacturer,
+            manufacturer_model_name=record.model.name,
+            software_versions=record.model.version,
+            device_serial_number=record.model.digest[:64],
+            series_description=SERIES_DESCRIPTION,
+            requested_procedures=referenced_request(first) or None,
+            previous_versions=None if predecessor is None else [predecessor],
+            specific_character_set=UTF_8,
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"SOP class {first.SOPClassUID} is none that a report can be on"
+        ) from error
+    shortfall = _shortfall(record)
+    made.CompletionFlag = "COMPLETE" if shortfall is None else "PARTIAL"
+    if shortfall is not None:
+        made.CompletionFlagDescription = shortfall
+    stamp(made, first, record.model, provenance)
+    return made
+
+
+def report_text(record: AssessmentRecord) -> Text:
+    """Return the report as plain text, one language each; nothing of it identifies a patient."""
+    english: list[str] = []
+    chinese: list[str] = []
+    for said in (*statements(record), *map(finding_line, record.findings)):
+        english.append(said.en)
+        chinese.append(said.zh)
+    if record.narrative is not None:
+        english += ["", record.narrative.en]
+        chinese += ["", record.narrative.zh]
+    if record.limitations:
+        english += ["", "Limitations:", *(f"- {text.en}" for text in record.limitations)]
+        chinese += ["", "局限：", *(f"- {text.zh}" for text in record.limitations)]
+    model, use = record.model, intended_use(record.model)
+    english += ["", f"Model: {model.name} {model.version}, {model.manufacturer}.", use.en]
+    chinese += ["", f"模型：{model.name} {model.version}，{model.manufacturer}。", use.zh]
+    return Text(en="\n".join(english), zh="\n".join(chinese))
+
+
+def _shortfall(record: AssessmentRecord) -> str | None:
+    """Return what keeps the report from being COMPLETE (PS3.3 C.17.2), if anything."""
+    if not record.completed:
+        return NOT_ASSESSED
+    if any(finding.presence is Presence.UNDETERMINED for finding in record.findings):
+        return NOT_ALL_DETERMINED
+    if record.narrative is None:
+        return NO_NARRATIVE
+    return None
