@@ -123,7 +123,7 @@ def _is_deflated(file: BinaryIO) -> bool:
     """Tell whether the data set is deflated; raises ValueError if it inflates beyond the limit."""
     start = file.read(1024)
     file.seek(0)
-    if DeflatedExplicitVRLittleEndian.encode() + b"\0" not in start:
+    if DeflatedExplicitVRLittleEndian.encode() not in start:
         return False
     # (0002,0000) File Meta Information Group Length is the first element after "DICM".
     file.seek(144 + int.from_bytes(start[140:144], "little"))
