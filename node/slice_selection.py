@@ -1,0 +1,273 @@
+"""Which instances of a series are the slices of one stack, and which are set aside.
+
+The rules are few and named; what they set aside is reported, never dropped in silence.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from inference.assessment import Text
+from inference.volume import Geometry
+from node.geometry import Plane
+from node.instances import Instance, integer_of, numbers_of, text_of, value_of
+
+MAX_VOXELS = 2**29
+"""A volume of more voxels (2 GiB as float32, 2048 slices of 512 x 512) is refused."""
+
+MAX_STRAY_FRACTION = 0.1
+"""A single image of another matrix or orientation, or up to this part of them, is set aside."""
+
+SINGLE_FRAME_CLASSES = {CTImageStorage: "CT", MRImageStorage: "MR"}
+MULTI_FRAME_CLASSES = {
+    EnhancedCTImageStorage: "CT",
+    LegacyConvertedEnhancedCTImageStorage: "CT",
+    EnhancedMRImageStorage: "MR",
+    LegacyConvertedEnhancedMRImageStorage: "MR",
+}
+
+NON_VOLUME_IMAGE_TYPES = {
+    "LOCALIZER": "localizer",
+    "SCREEN SAVE": "screen save",
+    "DOSE_INFO": "dose screen",
+    "CT_SOM5 PROT": "patient protocol screen",
+}
+"""Values of Image Type (PS3.3 C.8.2.1.1.1, and vendors' own) whose images are no slices."""
+
+
+class Refusal(NamedTuple):
+    """Why the instances are not one stack of slices."""
+
+    geometry: Geometry
+    reason: Text
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The slices of a series, each with its plane, and what was set aside by which rule.
+
+    With a `refusal` the instances are no stack, and `planes` may be fewer than `slices`.
+    """
+
+    slices: tuple[Instance, ...]
+    planes: tuple[Plane, ...]
+    aside: tuple[Instance, ...]
+    rules: Counter[str]
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    instance: Instance
+    plane: Plane | None
+
+
+def select_slices(instances: Sequence[Instance]) -> Selection:
+    """Set aside what is no slice, and refuse what is a mixture of several stacks.
+
+    The slices that remain without a refusal are parallel, of one matrix, pixel spacing, frame of
+    reference and SOP class, and all have positions.
+    """
+    images: list[Instance] = []
+    aside: list[Instance] = []
+    rules: Counter[str] = Counter()
+    for instance in instances:
+        rule = _non_volume_rule(instance.header)
+        if rule is None:
+            images.append(instance)
+        else:
+            aside.append(instance)
+            rules[rule] += 1
+    refusal = _refuse_before_geometry(images)
+    if refusal is not None:
+        return Selection(tuple(images), (), tuple(aside), rules, refusal)
+
+    slices, strays = _separate_strays([_Slice(image, _plane(image.header)) for image in images])
+    if strays:
+        aside += [stray.instance for stray in strays]
+        rules["image of another matrix or orientation than the stack"] = len(strays)
+    planes = tuple(item.plane for item in slices if item.plane is not None)
+    return Selection(
+        slices=tuple(item.instance for item in slices),
+        planes=planes,
+        aside=tuple(aside),
+        rules=rules,
+        refusal=_refuse_mixture(slices, planes),
+    )
+
+
+def _non_volume_rule(header: Dataset) -> str | None:
+    """Name the rule by which an instance is no slice, or None where it may be one."""
+    sop_class = UID(text_of(header, "SOPClassUID"))
+    if sop_class not in SINGLE_FRAME_CLASSES and sop_class not in MULTI_FRAME_CLASSES:
+        return f"{sop_class.name or 'unknown SOP class'}, not a CT or MR image"
+    image_type = value_of(header, "ImageType")
+    values = [image_type] if isinstance(image_type, str) else image_type
+    if isinstance(values, Sequence):
+        for value in values:
+            name = NON_VOLUME_IMAGE_TYPES.get(str(value).upper())
+            if name is not None:
+                return name
+    if integer_of(header, "SamplesPerPixel", 1) != 1:
+        return "colour image"
+    return None
+
+
+def _refuse_before_geometry(images: Sequence[Instance]) -> Refusal | None:
+    if not images:
+        return Refusal(
+            Geometry.NOT_A_VOLUME,
+            Text(
+                en="The series holds no CT or MR slices. "
+                "Send the acquired or reconstructed series.",
+                zh="该序列不含 CT 或 MR 层面图像。请发送采集或重建的序列。",
+            ),
+        )
+    for image in images:
+        is_enhanced = UID(text_of(image.header, "SOPClassUID")) in MULTI_FRAME_CLASSES
+        if is_enhanced or integer_of(image.header, "NumberOfFrames", 1) > 1:
+            return Refusal(
+                Geometry.MULTI_FRAME,
+                Text(
+                    en="The series holds multi-frame (enhanced) images, which are not read yet. "
+                    "Send it as single-frame CT or MR images.",
+                    zh="该序列为多帧（增强型）图像，目前尚不支持。请以单帧 CT 或 MR 图像发送。",
+                ),
+            )
+    return None
+
+
+def _plane(header: Dataset) -> Plane | None:
+    """Return the slice's plane; None where position, orientation or pixel spacing is missing."""
+    position = numbers_of(header, "ImagePositionPatient", 3)
+    orientation = numbers_of(header, "ImageOrientationPatient", 6)
+    spacing = numbers_of(header, "PixelSpacing", 2)
+    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
+        return None
+    return Plane(
+        position=np.array(position),
+        row_direction=np.array(orientation[:3]),
+        column_direction=np.array(orientation[3:]),
+        row_spacing=spacing[0],
+        column_spacing=spacing[1],
+        rows=integer_of(header, "Rows"),
+        columns=integer_of(header, "Columns"),
+    )
+
+
+def _separate_strays(slices: Sequence[_Slice]) -> tuple[list[_Slice], list[_Slice]]:
+    """Split off the few images whose matrix or orientation is not the stack's.
+
+    The stack is the largest group of one matrix and orientation. More than a few others are no
+    strays but a mixture, and stay. An image of the stack's matrix without a position stays too:
+    it may be one of its slices.
+    """
+    groups: list[list[_Slice]] = []
+    for item in slices:
+        for group in groups:
+            if _same_kind(item, group[0]):
+                group.append(item)
+                break
+        else:
+            groups.append([item])
+    stack = max(groups, key=len)
+    strays = [item for group in groups if group is not stack for item in group]
+    few = len(strays) <= max(1, int(MAX_STRAY_FRACTION * len(slices)))
+    is_a_slice_without_position = any(
+        item.plane is None and _matrix(item) == _matrix(stack[0]) for item in strays
+    )
+    if len(stack) < len(strays) or not few or is_a_slice_without_position:
+        return list(slices), []
+    return stack, strays
+
+
+def _matrix(item: _Slice) -> tuple[int, int]:
+    header = item.instance.header
+    return integer_of(header, "Rows"), integer_of(header, "Columns")
+
+
+def _same_kind(one: _Slice, other: _Slice) -> bool:
+    if _matrix(one) != _matrix(other):
+        return False
+    if one.plane is None or other.plane is None:
+        return one.plane is other.plane
+    return one.plane.is_parallel(other.plane)
+
+
+def _refuse_mixture(slices: Sequence[_Slice], planes: Sequence[Plane]) -> Refusal | None:
+    without = len(slices) - len(planes)
+    if without:
+        return Refusal(
+            Geometry.NO_POSITIONS,
+            Text(
+                en=f"{without} of {len(slices)} images have no Image Position, Image Orientation "
+                "or Pixel Spacing, so it is unknown where they lie. Send the original series.",
+                zh=f"{len(slices)} 幅图像中有 {without} 幅缺少图像位置、图像方位或像素间距，"
+                "无法确定其空间位置。请发送原始序列。",
+            ),
+        )
+    headers = [item.instance.header for item in slices]
+    first = planes[0]
+    differing: Sequence[tuple[bool, str, str]] = (
+        (varies(headers, "SeriesInstanceUID"), "series", "所属序列"),
+        (varies(headers, "SOPClassUID"), "modality", "成像设备类型"),
+        (varies(headers, "FrameOfReferenceUID"), "frame of reference", "参考坐标系"),
+        (
+            len({_matrix(item) for item in slices}) > 1,
+            "matrix (rows and columns)",
+            "矩阵（行列数）",
+        ),
+        (not all(plane.is_parallel(first) for plane in planes), "orientation", "方位"),
+        (not all(plane.has_spacing_of(first) for plane in planes), "pixel spacing", "像素间距"),
+    )
+    names = [(en, zh) for differs, en, zh in differing if differs]
+    if names:
+        return Refusal(
+            Geometry.INCONSISTENT,
+            Text(
+                en=f"The images of the series differ in {', '.join(en for en, _ in names)}. "
+                "Send each acquisition or reconstruction as a series of its own.",
+                zh=f"该序列的图像在{'、'.join(zh for _, zh in names)}上不一致。"
+                "请将每次采集或重建分别作为独立序列发送。",
+            ),
+        )
+    if any(text_of(header, "PhotometricInterpretation") == "MONOCHROME1" for header in headers):
+        return Refusal(
+            Geometry.NOT_A_VOLUME,
+            Text(
+                en="The images are stored inverted (MONOCHROME1), which scanners do not do for CT "
+                "and MR. Send the series as it came from the scanner.",
+                zh="图像以反转灰度（MONOCHROME1）存储，CT 与 MR 扫描设备不会如此存储。"
+                "请发送扫描设备的原始序列。",
+            ),
+        )
+    voxels = len(slices) * first.rows * first.columns
+    if voxels > MAX_VOXELS:
+        return Refusal(
+            Geometry.UNREADABLE,
+            Text(
+                en=f"The series has {voxels:.2e} voxels, more than the {MAX_VOXELS:.2e} that are "
+                "read. Send a reconstruction with fewer or smaller slices.",
+                zh=f"该序列有 {voxels:.2e} 个体素，超过可读取的上限 {MAX_VOXELS:.2e}。"
+                "请发送层数更少或矩阵更小的重建序列。",
+            ),
+        )
+    return None
+
+
+def varies(headers: Sequence[Dataset], keyword: str) -> bool:
+    """Tell whether an attribute has more than one value among the headers."""
+    return len({text_of(header, keyword) for header in headers}) > 1
