@@ -54,7 +54,7 @@ class InstanceKey:
 
 
 def check_uid(value: str, name: str) -> None:
-    """Raise InvalidUIDError unless `value` is a UID; its text may be hostile and is not repeated."""
+    """Raise InvalidUIDError unless `value` is a UID; its text may be hostile: not repeated."""
     if not value:
         raise InvalidUIDError(f"{name} is missing")
     if len(value) > UID_LENGTH or not UID_PATTERN.fullmatch(value):

@@ -1,0 +1,286 @@
+"""The SQL index over the spool and the runs: what operators see, and what the timers ask.
+
+What was received can be rebuilt from the spool at any time (`Catalogue.unlisted`, `add_received`).
+Runs and deliveries are written by the workflow; their content lies in the run's folder.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Insert, case, create_engine, event, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, selectinload
+
+from node.spool import InstanceKey
+from node.tables import (
+    Delivery,
+    DeliveryState,
+    Instance,
+    Milestone,
+    Run,
+    RunState,
+    Series,
+    Study,
+    Table,
+)
+
+_CATALOGUE_LOCK = 0x0F3EAD  # PostgreSQL advisory lock: one process makes the tables
+
+
+@dataclass(frozen=True)
+class Received:
+    """One instance that lies in the spool, and what the catalogue wants to know of it."""
+
+    key: InstanceKey
+    sop_class_uid: str
+    calling_ae_title: str
+    received_at: datetime
+    study_date: str
+    modality: str
+    series_description: str
+    series_number: str
+
+
+class Catalogue:
+    """One database, shared by all roles of the node."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+        with self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CATALOGUE_LOCK})")
+            Table.metadata.create_all(connection)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on an exception."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def _insert(self, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
+        """INSERT that can be told what to do about rows that are there."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        statement: Insert = dialect.insert(table).values(list(rows))
+        return statement
+
+    # What was received
+
+    def add_received(self, received: Sequence[Received]) -> None:
+        """List instances; those that are listed already are left as they are."""
+        if not received:
+            return
+        studies: dict[str, dict[str, Any]] = {}
+        series: dict[tuple[str, str], dict[str, Any]] = {}
+        for one in received:
+            study = studies.setdefault(
+                one.key.study,
+                {
+                    "uid": one.key.study,
+                    "study_date": one.study_date,
+                    "first_received": one.received_at,
+                    "last_received": one.received_at,
+                    "revision": "",
+                    "note": "",
+                },
+            )
+            study["first_received"] = min(study["first_received"], one.received_at)
+            study["last_received"] = max(study["last_received"], one.received_at)
+            series[one.key.study, one.key.series] = {
+                "study_uid": one.key.study,
+                "uid": one.key.series,
+                "modality": one.modality,
+                "description": one.series_description,
+                "number": one.series_number,
+            }
+        with self.session() as session:
+            insert = self._insert(Study, list(studies.values()))
+            new = insert.excluded.last_received
+            later = new > Study.last_received
+            session.execute(
+                insert.on_conflict_do_update(
+                    index_elements=["uid"],
+                    set_={"last_received": case((later, new), else_=Study.last_received)},
+                )
+            )
+            session.execute(self._insert(Series, list(series.values())).on_conflict_do_nothing())
+            for start in range(0, len(received), 500):
+                rows = [
+                    {
+                        "study_uid": one.key.study,
+                        "series_uid": one.key.series,
+                        "uid": one.key.instance,
+                        "sop_class_uid": one.sop_class_uid,
+                        "calling_ae_title": one.calling_ae_title,
+                        "received_at": one.received_at,
+                    }
+                    for one in received[start : start + 500]
+                ]
+                session.execute(self._insert(Instance, rows).on_conflict_do_nothing())
+
+    def unlisted(self, study: str, instances: dict[str, tuple[str, ...]]) -> list[InstanceKey]:
+        """Those instances of the spool's study that the catalogue has not heard of."""
+        with self.session() as session:
+            listed = set(
+                session.execute(
+                    select(Instance.series_uid, Instance.uid).where(Instance.study_uid == study)
+                ).tuples()
+            )
+        return [
+            InstanceKey(study, series, instance)
+            for series, uids in instances.items()
+            for instance in uids
+            if (series, instance) not in listed
+        ]
+
+    def quiet_studies(self, since: datetime) -> list[Study]:
+        """Studies that received nothing after `since`, and something after they were considered."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Study).where(
+                        Study.last_received <= since,
+                        or_(
+                            Study.considered_at.is_(None),
+                            Study.last_received > Study.considered_at,
+                        ),
+                    )
+                )
+            )
+
+    # Runs
+
+    def consider(self, study: str, *, at: datetime, revision: str, note: str) -> None:
+        """Record that the study's content up to `at` was looked at for runs."""
+        with self.session() as session:
+            session.execute(
+                update(Study)
+                .where(Study.uid == study)
+                .values(considered_at=at, revision=revision, note=note)
+            )
+
+    def open_run(self, run: Run, milestones: Iterable[Milestone]) -> bool:
+        """Insert a run unless it is there; return whether it is new."""
+        with self.session() as session:
+            if session.get(Run, run.id) is not None:
+                return False
+            session.add(run)
+            session.flush()
+            session.add_all(milestones)
+            return True
+
+    def run(self, run_id: str) -> Run:
+        """Return a run with its milestones and deliveries; KeyError where there is none."""
+        with self.session() as session:
+            run = session.get(Run, run_id, options=_WHOLE_RUN)
+        if run is None:
+            raise KeyError(f"no run {run_id}")
+        return run
+
+    def latest_run(self, study: str, route: str) -> Run | None:
+        """The run that a new revision of the study would supersede."""
+        with self.session() as session:
+            return session.scalars(
+                select(Run)
+                .where(Run.study_uid == study, Run.route == route)
+                .order_by(Run.opened_at.desc())
+                .limit(1)
+            ).one_or_none()
+
+    def runs_in(self, states: Iterable[RunState]) -> list[Run]:
+        """Runs in one of `states`."""
+        with self.session() as session:
+            return list(session.scalars(select(Run).where(Run.state.in_(list(states)))))
+
+    def update_run(self, run_id: str, **values: object) -> None:
+        """Set columns of a run."""
+        with self.session() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(**values))
+
+    def reach(self, run_id: str, milestone: str, state: RunState | None = None) -> None:
+        """Record when a run got somewhere, the first time it does."""
+        row = {"run_id": run_id, "name": milestone, "at": datetime.now(UTC)}
+        with self.session() as session:
+            session.execute(self._insert(Milestone, [row]).on_conflict_do_nothing())
+            if state is not None:
+                session.execute(update(Run).where(Run.id == run_id).values(state=state))
+
+    # Deliveries
+
+    def open_deliveries(self, run_id: str, peers: Iterable[str]) -> None:
+        """Put a run's objects on their way to `peers`; those under way already are left alone."""
+        now = datetime.now(UTC)
+        rows = [
+            {
+                "run_id": run_id,
+                "peer": peer,
+                "state": DeliveryState.WAITING,
+                "attempts": 0,
+                "opened_at": now,
+                "next_attempt_at": now,
+                "error": "",
+                "remedy": "",
+            }
+            for peer in peers
+        ]
+        with self.session() as session:
+            session.execute(self._insert(Delivery, rows).on_conflict_do_nothing())
+
+    def due_deliveries(self, now: datetime) -> list[Delivery]:
+        """Deliveries that wait and whose time has come."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Delivery).where(
+                        Delivery.state == DeliveryState.WAITING, Delivery.next_attempt_at <= now
+                    )
+                )
+            )
+
+    # For those who look
+
+    def worklist(self, limit: int = 200) -> list[Study]:
+        """The studies that received something last, with their series and runs."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Study)
+                    .order_by(Study.last_received.desc())
+                    .limit(limit)
+                    .options(selectinload(Study.series), selectinload(Study.runs).options(*_PARTS))
+                )
+            )
+
+    def study(self, uid: str) -> Study | None:
+        """One study with its series and runs."""
+        with self.session() as session:
+            return session.get(
+                Study,
+                uid,
+                options=[selectinload(Study.series), selectinload(Study.runs).options(*_PARTS)],
+            )
+
+
+_PARTS = (
+    selectinload(Run.milestones),
+    selectinload(Run.deliveries).selectinload(Delivery.objects),
+)
+_WHOLE_RUN = list(_PARTS)
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    """Readers beside a writer, and a commit that survives a power cut."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=30000")  # before WAL: switching modes needs the lock
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

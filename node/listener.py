@@ -1,0 +1,251 @@
+"""DIMSE SCP: C-ECHO and C-STORE from configured peers; Success means fsynced on disk.
+
+One process, a thread an association. An instance goes from the association into the spool in the
+association's own thread; a further thread tells the catalogue about what came, in batches.
+"""
+
+import queue
+import shutil
+import signal
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import structlog
+from pydicom import Dataset, dcmread
+from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.catalogue import Catalogue, Received
+from node.intake import (
+    DUPLICATE_INSTANCE,
+    OUT_OF_RESOURCES,
+    STORAGE_CLASSES,
+    SUCCESS,
+    TRANSFER_SYNTAXES,
+    Intake,
+    IntakeError,
+    inspect,
+)
+from node.settings import Settings
+from node.spool import InstanceKey, Spool, Stored
+
+log = structlog.get_logger()
+
+MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
+COMMENT_LENGTH = 64  # Error Comment (0000,0902) is LO
+_CATALOGUE_INTERVAL = 0.2  # seconds between batches
+_CATALOGUE_BATCH = 1000
+
+
+class Bookkeeper(threading.Thread):
+    """Tells the catalogue what was received, a batch at a time, so that no sender waits for SQL."""
+
+    def __init__(self, catalogue: Catalogue, spool: Spool) -> None:
+        super().__init__(name="bookkeeper", daemon=True)
+        self._catalogue = catalogue
+        self._spool = spool
+        self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+
+    def note(self, received: Received) -> None:
+        """Have an instance listed soon."""
+        self._received.put(received)
+
+    def run(self) -> None:
+        """List what lies in the spool unlisted since a crash, then what comes."""
+        pending: list[Received] | None = None
+        while True:
+            last_round = self._stopping.wait(_CATALOGUE_INTERVAL)
+            try:
+                if pending is None:
+                    pending = self._unlisted()
+                while len(pending) < _CATALOGUE_BATCH and not self._received.empty():
+                    pending.append(self._received.get())
+                self._catalogue.add_received(pending)
+                pending = []
+            except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
+                log.exception("catalogue.unreachable", remedy="check the database")
+            if last_round and self._received.empty():
+                return
+
+    def stop(self) -> None:
+        """List what is left, then end."""
+        self._stopping.set()
+        self.join(timeout=10)
+
+    def _unlisted(self) -> list[Received]:
+        received = []
+        for study in self._spool.studies():
+            for key in self._catalogue.unlisted(study, self._spool.instances(study)):
+                try:
+                    received.append(_from_file(self._spool.path(key), key))
+                except Exception:  # noqa: BLE001  # one bad file must not hide the others
+                    log.exception("spool.unreadable", instance=key.instance)
+        if received:
+            log.info("catalogue.repaired", instances=len(received))
+        return received
+
+
+class Listener:
+    """The DICOM listener of one node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._spool = Spool(settings.spool_dir)
+        self._catalogue = Catalogue(settings.database_url)
+        self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
+
+    def start(self) -> None:
+        """Listen; returns at once. Raises OSError if the port is taken."""
+        self._spool.prepare()
+        node = self._settings.node
+        self._entity = _application_entity(self._settings)
+        self._entity.start_server(
+            (node.host, node.port), block=False, evt_handlers=self._handlers()
+        )
+        self._bookkeeper.start()
+        log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
+
+    def stop(self) -> None:
+        """End all associations and list what they brought."""
+        self._entity.shutdown()
+        self._bookkeeper.stop()
+        self._catalogue.close()
+        log.info("listener.stopped")
+
+    def _handlers(self) -> list[evt.EventHandlerType]:
+        return [
+            (evt.EVT_C_STORE, self.store),
+            (evt.EVT_C_ECHO, lambda _event: SUCCESS),
+            (evt.EVT_REJECTED, _log_rejected),
+            (evt.EVT_ABORTED, _log_aborted),
+        ]
+
+    def store(self, event: evt.Event) -> Dataset:
+        """Answer one C-STORE request (PS3.4 Section B.2)."""
+        try:
+            self._check_space()
+            intake, stored = self._take(event)
+        except IntakeError as error:
+            return _refusal(event, error.status, str(error))
+        except OSError as error:
+            return _refusal(event, OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
+        if stored is Stored.CONFLICT:
+            return _refusal(
+                event, DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
+            )
+        self._bookkeeper.note(_received(intake, _calling(event), datetime.now(UTC)))
+        return _response(SUCCESS)
+
+    def _take(self, event: evt.Event) -> tuple[Intake, Stored]:
+        request = cast("C_STORE", event.request)
+        encoded = event.encoded_dataset(include_meta=False)
+        intake = inspect(
+            encoded,
+            event.context.transfer_syntax,
+            str(request.AffectedSOPClassUID or ""),
+            str(request.AffectedSOPInstanceUID or ""),
+        )
+        return intake, self._spool.store(intake.key, event.encoded_dataset())
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self._settings.node.state_dir).free
+        if free < self._settings.node.min_free_gb * 1e9:
+            raise IntakeError(OUT_OF_RESOURCES, "disk nearly full: below node.min_free_gb")
+
+
+def run_listener(settings: Settings) -> None:
+    """Listen until SIGTERM or SIGINT."""
+    listener = Listener(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    listener.start()
+    stop.wait()
+    listener.stop()
+
+
+def _application_entity(settings: Settings) -> AE:
+    node = settings.node
+    entity = AE(ae_title=node.ae_title)
+    entity.maximum_pdu_size = MAXIMUM_PDU
+    entity.maximum_associations = node.max_associations
+    entity.require_called_aet = True
+    if not node.accept_unknown_peers:
+        entity.require_calling_aet = [peer.ae_title for peer in settings.peers]
+    entity.add_supported_context(Verification)
+    for storage_class in STORAGE_CLASSES:
+        entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+    return entity
+
+
+def _received(intake: Intake, calling: str, at: datetime) -> Received:
+    return Received(
+        key=intake.key,
+        sop_class_uid=intake.sop_class_uid,
+        calling_ae_title=calling,
+        received_at=at,
+        study_date=intake.study_date,
+        modality=intake.modality,
+        series_description=intake.series_description,
+        series_number=intake.series_number,
+    )
+
+
+def _from_file(path: Path, key: InstanceKey) -> Received:
+    """What the catalogue wants to know; received now, so that the study is looked at again."""
+    header = dcmread(path, stop_before_pixels=True)
+    return Received(
+        key=key,
+        sop_class_uid=str(header.file_meta.MediaStorageSOPClassUID),
+        calling_ae_title=str(header.file_meta.get("SourceApplicationEntityTitle", "")),
+        received_at=datetime.now(UTC),
+        study_date=str(header.get("StudyDate") or ""),
+        modality=str(header.get("Modality") or ""),
+        series_description=str(header.get("SeriesDescription") or ""),
+        series_number=str(header.get("SeriesNumber") or ""),
+    )
+
+
+def _calling(event: evt.Event) -> str:
+    return str(event.assoc.requestor.ae_title).strip()
+
+
+def _refusal(event: evt.Event, status: int, reason: str) -> Dataset:
+    log.warning(
+        "instance.refused",
+        status=f"{status:04X}",
+        reason=reason,
+        calling=_calling(event),
+        address=event.assoc.requestor.address,
+    )
+    return _response(status, reason)
+
+
+def _response(status: int, comment: str = "") -> Dataset:
+    response = Dataset()
+    response.Status = status
+    if comment:
+        response.ErrorComment = comment[:COMMENT_LENGTH]
+    return response
+
+
+def _log_rejected(event: evt.Event) -> None:
+    request = event.assoc.requestor.primitive
+    log.warning(
+        "association.rejected",
+        calling=_calling(event),
+        called=str(request.called_ae_title).strip() if request else "",
+        address=event.assoc.requestor.address,
+        remedy="if this sender is meant, add it as a peer, or correct the called AE title there",
+    )
+
+
+def _log_aborted(event: evt.Event) -> None:
+    log.warning(
+        "association.aborted", calling=_calling(event), address=event.assoc.requestor.address
+    )

@@ -1,0 +1,146 @@
+"""The tables of the catalogue: studies, series, instances, runs and deliveries."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import DateTime, ForeignKey, ForeignKeyConstraint, Index, TypeDecorator
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class _UTC(TypeDecorator[datetime]):
+    """Aware datetimes in, aware datetimes out; SQLite itself forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+class Table(DeclarativeBase):
+    """What all tables share."""
+
+    type_annotation_map = {datetime: _UTC}  # noqa: RUF012  # SQLAlchemy reads it off the class
+
+
+class Study(Table):
+    """A study of which at least one instance was received."""
+
+    __tablename__ = "studies"
+    uid: Mapped[str] = mapped_column(primary_key=True)
+    study_date: Mapped[str] = mapped_column(default="")
+    first_received: Mapped[datetime]
+    last_received: Mapped[datetime] = mapped_column(index=True)
+    considered_at: Mapped[datetime | None]  # up to when its content was looked at for runs
+    revision: Mapped[str] = mapped_column(default="")  # that content
+    note: Mapped[str] = mapped_column(default="")  # why there is no run, in words
+    series: Mapped[list["Series"]] = relationship(order_by="Series.number")
+    runs: Mapped[list["Run"]] = relationship(order_by="Run.opened_at")
+
+
+class Series(Table):
+    """A series; number and description are shown to operators and never logged."""
+
+    __tablename__ = "series"
+    study_uid: Mapped[str] = mapped_column(ForeignKey("studies.uid"), primary_key=True)
+    uid: Mapped[str] = mapped_column(primary_key=True)
+    modality: Mapped[str] = mapped_column(default="")
+    description: Mapped[str] = mapped_column(default="")
+    number: Mapped[str] = mapped_column(default="")
+
+
+class Instance(Table):
+    """An instance that lies in the spool."""
+
+    __tablename__ = "instances"
+    study_uid: Mapped[str] = mapped_column(primary_key=True)
+    series_uid: Mapped[str] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(primary_key=True)
+    sop_class_uid: Mapped[str]
+    calling_ae_title: Mapped[str] = mapped_column(default="")
+    received_at: Mapped[datetime]
+
+
+class RunState(StrEnum):
+    """How far a run is; a run that is DELIVERED or FAILED is over."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DELIVERING = "delivering"  # objects are written and checked, a peer has not taken them yet
+    DELIVERED = "delivered"
+    UNDELIVERABLE = "undeliverable"  # given up on a peer; see its delivery
+    FAILED = "failed"
+
+
+OVER = (RunState.DELIVERED, RunState.UNDELIVERABLE, RunState.FAILED)
+
+
+class Run(Table):
+    """One content of a study on its way through one route."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("studies.uid"), index=True)
+    revision: Mapped[str]
+    route: Mapped[str]
+    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED)
+    outcome: Mapped[str] = mapped_column(default="")  # one line for the worklist
+    error: Mapped[str] = mapped_column(default="")
+    remedy: Mapped[str] = mapped_column(default="")
+    supersedes: Mapped[str | None] = mapped_column(default=None)
+    opened_at: Mapped[datetime]
+    milestones: Mapped[list["Milestone"]] = relationship(order_by="Milestone.at")
+    deliveries: Mapped[list["Delivery"]] = relationship(order_by="Delivery.peer")
+
+
+class Milestone(Table):
+    """When a run got where: received, complete, assembled, assessed, written, ..., delivered."""
+
+    __tablename__ = "milestones"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+
+
+class DeliveryState(StrEnum):
+    """Where the objects of a run stand with one peer."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given up"
+
+
+class Delivery(Table):
+    """The objects of one run on their way to one peer."""
+
+    __tablename__ = "deliveries"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    peer: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.WAITING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    opened_at: Mapped[datetime]
+    next_attempt_at: Mapped[datetime]
+    error: Mapped[str] = mapped_column(default="")
+    remedy: Mapped[str] = mapped_column(default="")
+    objects: Mapped[list["DeliveredObject"]] = relationship(order_by="DeliveredObject.kind")
+    __table_args__ = (Index("due_deliveries", "state", "next_attempt_at"),)
+
+
+class DeliveredObject(Table):
+    """What a peer answered to one object: the C-STORE status, 0000 or a warning (PS3.4 B.2.3)."""
+
+    __tablename__ = "delivered_objects"
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    peer: Mapped[str] = mapped_column(primary_key=True)
+    instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    status: Mapped[str]
+    __table_args__ = (
+        ForeignKeyConstraint(["run_id", "peer"], ["deliveries.run_id", "deliveries.peer"]),
+    )
