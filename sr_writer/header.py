@@ -142,7 +142,7 @@ def stamp(made: SOPClass, header: Dataset, model: ModelIdentity, provenance: Pro
     for name in ("InstanceCreation", "Series", "Content"):
         setattr(made, f"{name}Date", moment.strftime("%Y%m%d"))
         setattr(made, f"{name}Time", moment.strftime("%H%M%S"))
-    made.SoftwareVersions = _software_versions(model, provenance)
+    _set(made, "SoftwareVersions", _software_versions(model, provenance))
     made.DeviceUID = device_uid(model)
     made.StationName = provenance.station_name
     made.ContributingEquipmentSequence = [_equipment(model, provenance)]

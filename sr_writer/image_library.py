@@ -69,16 +69,16 @@ def _shared_descriptors(header: Dataset) -> list[ContentItem]:
             relationship_type=_CONTEXT,
         )
     )
-    items.append(_number(codes.DCM.PixelDataRows, header.Rows, PIXELS))
-    items.append(_number(codes.DCM.PixelDataColumns, header.Columns, PIXELS))
-    vertical, horizontal = header.PixelSpacing
+    items.append(_number(codes.DCM.PixelDataRows, int(header.Rows), PIXELS))
+    items.append(_number(codes.DCM.PixelDataColumns, int(header.Columns), PIXELS))
+    vertical, horizontal = map(float, header.PixelSpacing)
     items.append(_number(codes.DCM.HorizontalPixelSpacing, horizontal, codes.UCUM.Millimeter))
     items.append(_number(codes.DCM.VerticalPixelSpacing, vertical, codes.UCUM.Millimeter))
     if header.get("SliceThickness"):
-        thickness = header.SliceThickness
+        thickness = float(header.SliceThickness)
         items.append(_number(codes.DCM.SliceThickness, thickness, codes.UCUM.Millimeter))
     for name, cosine in zip(_ORIENTATION, header.ImageOrientationPatient, strict=True):
-        items.append(_number(name, cosine, DIRECTION_COSINE))
+        items.append(_number(name, float(cosine), DIRECTION_COSINE))
     return items
 
 
@@ -91,7 +91,7 @@ def _entry(header: Dataset) -> ImageContentItem:
     )
     item.ContentSequence = ContentSequence(
         [
-            _number(name, coordinate, codes.UCUM.Millimeter)
+            _number(name, float(coordinate), codes.UCUM.Millimeter)
             for name, coordinate in zip(_POSITION, header.ImagePositionPatient, strict=True)
         ]
     )
@@ -99,4 +99,4 @@ def _entry(header: Dataset) -> ImageContentItem:
 
 
 def _number(name: Code, value: float, unit: Code | CodedConcept) -> NumContentItem:
-    return NumContentItem(name=name, value=float(value), unit=unit, relationship_type=_CONTEXT)
+    return NumContentItem(name=name, value=value, unit=unit, relationship_type=_CONTEXT)

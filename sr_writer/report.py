@@ -59,12 +59,12 @@ def write_report(
     if not sources:
         raise ValueError("a report needs the instances that it reports on")
     record = assessment.record
-    evidence = {header.SOPInstanceUID: header for header in map(plain_header, sources)}
-    if volume is None:
-        slices = list(evidence.values())
-    else:
-        slices = [plain_header(source) for source in volume.sources]
-        evidence |= {header.SOPInstanceUID: header for header in slices}
+    slices = [plain_header(source) for source in (sources if volume is None else volume.sources)]
+    evidence = {header.SOPInstanceUID: header for header in slices}
+    for source in sources:
+        if source.get("SOPInstanceUID") not in evidence:
+            header = plain_header(source)
+            evidence[header.SOPInstanceUID] = header
     first = slices[0]
     root = measurement_report(record, slices, segmentation, provenance)
     try:

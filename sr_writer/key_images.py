@@ -1,0 +1,193 @@
+"""Pictures of the key slices with the segments drawn on them, for people without a DICOM viewer.
+
+A picture carries on itself what it must not be separated from: patient sides, slice position, that
+an AI drew it and nobody verified it. It carries nothing that identifies the patient.
+"""
+
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from inference.assessment import Assessment, Mask
+from inference.volume import Volume
+
+LONGER_SIDE = 768
+"""Pixels of the longer side of a picture; shorter pixels of the source are enlarged to match."""
+
+FOOTER_HEIGHT = 36
+"""Rows below the picture for the warning, so that it hides nothing."""
+UNVERIFIED = "AI, unverified"
+DEMONSTRATION = "DEMONSTRATION, not for clinical use"
+
+FILL_OPACITY = 0.15
+CONTOUR_PIXELS = 2
+MARGIN = 12
+FONT_SIZE = 20
+LETTER_SIZE = 28
+WHITE = (255, 255, 255)
+AMBER = (255, 200, 60)
+BLACK = (0, 0, 0)
+
+SEGMENT_COLOURS = (
+    (255, 70, 70),
+    (90, 210, 90),
+    (80, 150, 255),
+    (250, 210, 60),
+    (225, 95, 225),
+    (70, 215, 215),
+)
+
+BRAIN_WINDOW = (40.0, 80.0)
+"""Centre and width in HU, where the CT series does not bring a window of its own."""
+PERCENTILES = (1.0, 99.0)
+"""What is black and white where values have no unit (MR)."""
+
+OBLIQUE_FRACTION = 0.25
+"""Share of a direction's main component above which another one gets a letter too."""
+AXES = (("L", "R"), ("P", "A"), ("H", "F"))
+"""Letters of increasing and decreasing LPS coordinates (PS3.3 C.7.6.1.1.1)."""
+
+Picture = npt.NDArray[np.uint8]
+
+
+def draw_key_slices(assessment: Assessment, volume: Volume) -> list[tuple[int, bytes]]:
+    """Return (slice index, PNG) of every key slice, in the assessment's order."""
+    window = _window(volume)
+    return [
+        (index, _draw(assessment, volume, index, window)) for index in assessment.record.key_slices
+    ]
+
+
+def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[float, float]) -> bytes:
+    width, height = _size(volume)
+    grey = Image.fromarray(_windowed(volume.grid.array[index], window)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    picture = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    legend = []
+    for segment in assessment.record.segments:
+        colour = SEGMENT_COLOURS[(segment.number - 1) % len(SEGMENT_COLOURS)]
+        mask = _enlarged(assessment.masks[segment.number][index], (width, height))
+        if mask.any():
+            picture = _overlay(picture, mask, colour)
+            legend.append((segment.label, colour))
+    image = Image.new("RGB", (width, height + FOOTER_HEIGHT))
+    image.paste(Image.fromarray(picture))
+    _annotate(image, assessment, volume, index, legend)
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _window(volume: Volume) -> tuple[float, float]:
+    """Return the values that become black and white."""
+    if volume.modality == "CT":
+        centre, width = _own_window(volume) or BRAIN_WINDOW
+        return centre - width / 2, centre + width / 2
+    low, high = np.percentile(volume.grid.array, PERCENTILES)
+    return float(low), float(max(high, low + 1))
+
+
+def _own_window(volume: Volume) -> tuple[float, float] | None:
+    header = volume.sources[len(volume.sources) // 2]
+    values = [
+        np.atleast_1d(np.asarray(header.get(keyword, []) or [], dtype=float))
+        for keyword in ("WindowCenter", "WindowWidth")
+    ]
+    if any(each.size == 0 for each in values) or values[1][0] < 1:
+        return None
+    return float(values[0][0]), float(values[1][0])
+
+
+def _windowed(plane: npt.NDArray[np.generic], window: tuple[float, float]) -> Picture:
+    low, high = window
+    scaled = (plane.astype(np.float32) - low) * (255.0 / (high - low))
+    return np.asarray(np.clip(scaled, 0, 255), dtype=np.uint8)
+
+
+def _size(volume: Volume) -> tuple[int, int]:
+    """Return width and height in which a millimetre is as wide as it is high."""
+    _, rows, columns = volume.grid.spatial_shape
+    _, row_spacing, column_spacing = volume.grid.spacing
+    wide, high = columns * column_spacing, rows * row_spacing
+    scale = LONGER_SIDE / max(wide, high)
+    return round(wide * scale), round(high * scale)
+
+
+def _enlarged(mask: Mask, size: tuple[int, int]) -> Mask:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), dtype=bool)
+
+
+def _overlay(picture: Picture, mask: Mask, colour: tuple[int, int, int]) -> Picture:
+    """Return the picture with the mask tinted and its inner edge drawn opaque."""
+    inner = mask
+    for _ in range(CONTOUR_PIXELS):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    painted = picture.astype(np.float32)
+    painted[mask] += FILL_OPACITY * (np.array(colour) - painted[mask])
+    painted[mask & ~inner] = colour
+    return painted.astype(np.uint8)
+
+
+def _annotate(
+    image: Image.Image,
+    assessment: Assessment,
+    volume: Volume,
+    index: int,
+    legend: list[tuple[str, tuple[int, int, int]]],
+) -> None:
+    draw = ImageDraw.Draw(image)
+    width, height = image.width, image.height - FOOTER_HEIGHT
+    affine = volume.grid.affine
+    right, down = _letters(affine[:3, 2]), _letters(affine[:3, 1])
+    left, up = _letters(-affine[:3, 2]), _letters(-affine[:3, 1])
+    for letters, place, anchor in (
+        (left, (MARGIN, height / 2), "lm"),
+        (right, (width - MARGIN, height / 2), "rm"),
+        (up, (width / 2, MARGIN), "ma"),
+        (down, (width / 2, height - MARGIN), "md"),
+    ):
+        _write(draw, place, letters, colour=WHITE, anchor=anchor, size=LETTER_SIZE)
+    slices = volume.grid.spatial_shape[0]
+    lines = [(f"Slice {index + 1} of {slices}", WHITE), (_position(volume, index), WHITE), *legend]
+    for number, (line, colour) in enumerate(lines):
+        place = (MARGIN, MARGIN + number * (FONT_SIZE + 4))
+        _write(draw, place, line, colour=colour, anchor="la", size=FONT_SIZE)
+    warning = UNVERIFIED
+    if assessment.record.model.demonstration:
+        warning += ". " + DEMONSTRATION
+    place = (width / 2, height + FOOTER_HEIGHT / 2)
+    _write(draw, place, warning, colour=AMBER, anchor="mm", size=FONT_SIZE)
+
+
+def _letters(direction: npt.NDArray[np.floating]) -> str:
+    """Return the patient side that a direction (LPS) points to, main side first: `L`, `PH`, ..."""
+    sizes = np.abs(direction)
+    named = [axis for axis in np.argsort(-sizes) if sizes[axis] > OBLIQUE_FRACTION * sizes.max()]
+    return "".join(AXES[axis][0 if direction[axis] > 0 else 1] for axis in named)
+
+
+def _position(volume: Volume, index: int) -> str:
+    """Return where the centre of a slice lies along the patient axis that the stack runs in."""
+    affine = volume.grid.affine
+    _, rows, columns = volume.grid.spatial_shape
+    centre = affine[:3, :3] @ np.array([index, (rows - 1) / 2, (columns - 1) / 2]) + affine[:3, 3]
+    axis = int(np.abs(affine[:3, 0]).argmax())
+    return f"{AXES[axis][0 if centre[axis] >= 0 else 1]} {abs(centre[axis]):.1f} mm"
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    *,
+    colour: tuple[int, int, int],
+    anchor: str,
+    size: int,
+) -> None:
+    """Write text that can be read on black and on white."""
+    font = ImageFont.load_default(size)
+    draw.text(place, text, fill=colour, anchor=anchor, font=font, stroke_width=2, stroke_fill=BLACK)
