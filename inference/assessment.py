@@ -1,16 +1,12 @@
 """The Assessment type: what a model says about one series, with the evidence for each statement.
 
-Made by a model in `inference`, read by `sr_writer` and the status pages. It is checkpointed as one
-folder: `assessment.json` for everything but voxels, `masks.npz` for the segments' masks.
+Made by a model in `inference`, read by `sr_writer` and the status pages.
 """
 
-import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -149,45 +145,3 @@ def not_assessed(model: ModelIdentity, reasons: tuple[Text, ...], at: datetime) 
     return Assessment(
         AssessmentRecord(model=model, completed=False, limitations=reasons, assessed_at=at)
     )
-
-
-def save_assessment(assessment: Assessment, folder: Path) -> None:
-    """Write the assessment to `folder`, durably; the JSON is written last and by rename.
-
-    A folder with `assessment.json` therefore always holds a whole assessment.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    packed: dict[str, npt.NDArray[np.generic]] = {}
-    for number, mask in assessment.masks.items():
-        packed[f"bits_{number}"] = np.packbits(mask)
-        packed[f"shape_{number}"] = np.array(mask.shape)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]
-    _write_durably(folder / "masks.npz", buffer.getvalue())
-    _write_durably(folder / "assessment.json", assessment.record.model_dump_json(indent=1).encode())
-
-
-def load_assessment(folder: Path) -> Assessment:
-    """Read what `save_assessment` wrote; raises FileNotFoundError where there is none."""
-    record = load_record(folder)
-    with np.load(folder / "masks.npz", allow_pickle=False) as packed:
-        masks = {}
-        for segment in record.segments:
-            shape = tuple(int(extent) for extent in packed[f"shape_{segment.number}"])
-            bits = np.unpackbits(packed[f"bits_{segment.number}"], count=int(np.prod(shape)))
-            masks[segment.number] = bits.astype(bool).reshape(shape)
-    return Assessment(record, masks)
-
-
-def load_record(folder: Path) -> AssessmentRecord:
-    """Read the assessment without its masks, which is all that a status page needs."""
-    return AssessmentRecord.model_validate_json((folder / "assessment.json").read_bytes())
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -6,6 +6,7 @@ Each file is read once: its header first, its pixel data only when the whole ser
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
 import highdicom as hd
@@ -15,13 +16,14 @@ from pydicom.uid import UID
 
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict, Volume
+from node.codecs import Codecs
 from node.geometry import Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
 from node.pixels import decode_slice, pixel_format
 from node.slice_selection import SINGLE_FRAME_CLASSES, select_slices, varies
 
 DECODING_THREADS = 2
-"""Threads that decode compressed slices; most codecs let go of the interpreter meanwhile."""
+"""Threads that read and decode slices; file reads and most codecs let go of the interpreter."""
 
 SEPARATORS = {
     "EchoTime": Text(en="echo time", zh="回波时间"),
@@ -99,17 +101,12 @@ def _load(ordered: Sequence[Instance], stack: Stack, verdict: GeometryVerdict) -
     assert stack.affine is not None  # noqa: S101 - an accepted stack has a grid
     headers = tuple(instance.header for instance in ordered)
     modality = SINGLE_FRAME_CLASSES[UID(text_of(headers[0], "SOPClassUID"))]
-    layouts = [pixel_format(instance, modality=modality) for instance in ordered]
-    shape = (len(ordered), layouts[0].rows, layouts[0].columns)
-    voxels = np.empty(shape, np.float32)
-    # Native slices are one copy each: threads would only cost.
-    if any(instance.transfer_syntax.is_compressed for instance in ordered):
-        with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            for _ in threads.map(decode_slice, ordered, layouts, voxels):
-                pass
-    else:
-        for instance, layout, plane in zip(ordered, layouts, voxels, strict=True):
-            decode_slice(instance, layout, plane)
+    formats = [pixel_format(instance, modality=modality) for instance in ordered]
+    layout = formats[0].layout
+    voxels = np.empty((len(ordered), layout.rows, layout.columns), np.float32)
+    with Codecs() as codecs, ThreadPoolExecutor(DECODING_THREADS) as threads:
+        for _ in threads.map(decode_slice, ordered, formats, voxels, repeat(codecs)):
+            pass
     grid = hd.Volume(
         voxels,
         stack.affine,

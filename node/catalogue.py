@@ -7,15 +7,16 @@ Runs and deliveries are written by the workflow; their content lies in the run's
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Insert, case, create_engine, event, or_, select, update
+from sqlalchemy import Insert, case, create_engine, delete, event, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload
 
 from node.spool import InstanceKey
 from node.tables import (
+    DeliveredObject,
     Delivery,
     DeliveryState,
     Instance,
@@ -167,15 +168,12 @@ class Catalogue:
                 .values(considered_at=at, revision=revision, note=note)
             )
 
-    def open_run(self, run: Run, milestones: Iterable[Milestone]) -> bool:
-        """Insert a run unless it is there; return whether it is new."""
+    def open_run(self, run: dict[str, Any], milestones: dict[str, datetime]) -> None:
+        """Insert a run, columns by name, unless it is there."""
+        rows = [{"run_id": run["id"], "name": name, "at": at} for name, at in milestones.items()]
         with self.session() as session:
-            if session.get(Run, run.id) is not None:
-                return False
-            session.add(run)
-            session.flush()
-            session.add_all(milestones)
-            return True
+            session.execute(self._insert(Run, [run]).on_conflict_do_nothing())
+            session.execute(self._insert(Milestone, rows).on_conflict_do_nothing())
 
     def run(self, run_id: str) -> Run:
         """Return a run with its milestones and deliveries; KeyError where there is none."""
@@ -215,7 +213,7 @@ class Catalogue:
 
     # Deliveries
 
-    def open_deliveries(self, run_id: str, peers: Iterable[str]) -> None:
+    def open_deliveries(self, run_id: str, peers: Iterable[str], lease: timedelta) -> None:
         """Put a run's objects on their way to `peers`; those under way already are left alone."""
         now = datetime.now(UTC)
         rows = [
@@ -225,7 +223,7 @@ class Catalogue:
                 "state": DeliveryState.WAITING,
                 "attempts": 0,
                 "opened_at": now,
-                "next_attempt_at": now,
+                "next_attempt_at": now + lease,
                 "error": "",
                 "remedy": "",
             }
@@ -234,16 +232,54 @@ class Catalogue:
         with self.session() as session:
             session.execute(self._insert(Delivery, rows).on_conflict_do_nothing())
 
-    def due_deliveries(self, now: datetime) -> list[Delivery]:
-        """Deliveries that wait and whose time has come."""
+    def claim_due_deliveries(self, now: datetime, lease: timedelta) -> list[Delivery]:
+        """Deliveries whose time has come, claimed so that no other process attempts them too.
+
+        A claim that is not followed by a result, because the process died, is due again later.
+        """
+        due = (Delivery.state == DeliveryState.WAITING) & (Delivery.next_attempt_at <= now)
+        with self.session() as session:
+            claimed = session.scalars(
+                update(Delivery).where(due).values(next_attempt_at=now + lease).returning(Delivery)
+            )
+            return list(claimed)
+
+    def record_attempt(
+        self, delivery: Delivery, objects: Sequence[DeliveredObject], **values: object
+    ) -> None:
+        """Record what came of an attempt: columns of the delivery, and the objects taken."""
+        with self.session() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.run_id == delivery.run_id, Delivery.peer == delivery.peer)
+                .values(attempts=Delivery.attempts + 1, **values)
+            )
+            for taken in objects:
+                session.merge(taken)
+
+    # Retention
+
+    def studies_received_before(self, limit: datetime) -> list[Study]:
+        """Studies, with their runs, that received nothing since."""
         with self.session() as session:
             return list(
                 session.scalars(
-                    select(Delivery).where(
-                        Delivery.state == DeliveryState.WAITING, Delivery.next_attempt_at <= now
-                    )
+                    select(Study)
+                    .where(Study.last_received < limit)
+                    .options(selectinload(Study.runs))
                 )
             )
+
+    def remove_study(self, uid: str) -> None:
+        """Forget a study and its runs."""
+        runs = select(Run.id).where(Run.study_uid == uid)
+        with self.session() as session:
+            for table in (DeliveredObject, Delivery, Milestone):
+                session.execute(delete(table).where(table.run_id.in_(runs)))
+            session.execute(delete(Run).where(Run.study_uid == uid))
+            session.execute(delete(Instance).where(Instance.study_uid == uid))
+            session.execute(delete(Series).where(Series.study_uid == uid))
+            session.execute(delete(Study).where(Study.uid == uid))
 
     # For those who look
 

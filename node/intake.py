@@ -156,7 +156,7 @@ def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
         _check_whole(read_dataset(stream, implicit, little))
     except IntakeError:
         raise
-    except Exception as error:  # noqa: BLE001  # a parser of hostile bytes raises what it will
+    except Exception as error:  # a parser of hostile bytes raises what it will
         raise IntakeError(
             CANNOT_UNDERSTAND, f"data set cannot be parsed ({type(error).__name__})"
         ) from error

@@ -83,7 +83,7 @@ class Bookkeeper(threading.Thread):
             for key in self._catalogue.unlisted(study, self._spool.instances(study)):
                 try:
                     received.append(_from_file(self._spool.path(key), key))
-                except Exception:  # noqa: BLE001  # one bad file must not hide the others
+                except Exception:  # one bad file must not hide the others
                     log.exception("spool.unreadable", instance=key.instance)
         if received:
             log.info("catalogue.repaired", instances=len(received))

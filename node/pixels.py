@@ -1,13 +1,13 @@
 """The pixel data of one slice, decoded and rescaled into a place in a volume."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.pixels.decoders.base import get_decoder
 
 from inference.assessment import Text
+from node.codecs import Codecs, Layout, Stored, stored_bits
 from node.instances import Instance, UnreadableInstanceError, integer_of, numbers_of
 
 MAX_ROWS_OR_COLUMNS = 8192
@@ -22,26 +22,16 @@ PLAUSIBLE_HU = (-1000.0, 3071.0)
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How the stored values are laid out, and what they mean (PS3.3 C.7.6.3, C.11.1).
+    """How one slice's stored values are laid out, and what they mean (PS3.3 C.11.1).
 
     `rescaled = stored * slope + intercept`. `padding` is the inclusive range of stored values
     that are no image (C.7.5.1.1.2), None where there is none.
     """
 
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
+    layout: Layout
     slope: float
     intercept: float
     padding: tuple[float, float] | None
-
-    @property
-    def native_bytes(self) -> int:
-        """Length of the pixel data when uncompressed."""
-        return self.rows * self.columns * self.bits_allocated // 8
 
 
 def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
@@ -62,37 +52,35 @@ def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
             instance, f"bits allocated/stored/high bit {bits}", f"分配位/存储位/最高位 {bits}"
         )
     slope, intercept = _rescale(instance, modality)
-    signed = integer_of(header, "PixelRepresentation") == 1
-    layout = PixelFormat(
+    layout = Layout(
         rows=rows,
         columns=columns,
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
         high_bit=high_bit,
-        signed=signed,
-        slope=slope,
-        intercept=intercept,
-        padding=_padding(instance, slope, intercept) if modality == "CT" else None,
+        signed=integer_of(header, "PixelRepresentation") == 1,
     )
     _check_length(instance, layout)
-    return layout
+    padding = _padding(instance, slope, intercept) if modality == "CT" else None
+    return PixelFormat(layout, slope, intercept, padding)
 
 
-def decode_slice(instance: Instance, layout: PixelFormat, out: npt.NDArray[np.float32]) -> None:
+def decode_slice(
+    instance: Instance, pixels: PixelFormat, out: npt.NDArray[np.float32], codecs: Codecs
+) -> None:
     """Write the rescaled values to `out`, float32 [row, column].
 
     Raises UnreadableInstanceError where the pixel data cannot be decoded.
     """
-    stored = (
-        _decompress(instance, layout)
-        if instance.transfer_syntax.is_compressed
-        else _native(instance, layout)
-    )
-    np.multiply(stored, layout.slope, out=out, casting="unsafe", dtype=np.float32)
-    if layout.intercept:
-        out += np.float32(layout.intercept)
-    if layout.padding is not None:
-        low, high = layout.padding
+    if instance.transfer_syntax.is_compressed:
+        stored = _decompress(instance, pixels.layout, codecs)
+    else:
+        stored = _native(instance, pixels.layout)
+    np.multiply(stored, pixels.slope, out=out, casting="unsafe", dtype=np.float32)
+    if pixels.intercept:
+        out += np.float32(pixels.intercept)
+    if pixels.padding is not None:
+        low, high = pixels.padding
         out[(stored >= low) & (stored <= high)] = AIR_HU
 
 
@@ -123,7 +111,7 @@ def _padding(instance: Instance, slope: float, intercept: float) -> tuple[float,
     return None if is_tissue else (low, high)
 
 
-def _check_length(instance: Instance, layout: PixelFormat) -> None:
+def _check_length(instance: Instance, layout: Layout) -> None:
     syntax = instance.transfer_syntax
     if instance.pixel_bytes_available <= 0:
         raise _unreadable(instance, "no pixel data", "无像素数据")
@@ -147,36 +135,17 @@ def _check_length(instance: Instance, layout: PixelFormat) -> None:
         )
 
 
-def _native(instance: Instance, layout: PixelFormat) -> npt.NDArray[np.integer]:
-    order = "<" if instance.transfer_syntax.is_little_endian else ">"
-    kind = "i" if layout.signed else "u"
-    dtype = np.dtype(f"{order}{kind}{layout.bits_allocated // 8}")
+def _native(instance: Instance, layout: Layout) -> Stored:
+    order: Literal["<", ">"] = "<" if instance.transfer_syntax.is_little_endian else ">"
     content = instance.pixel_bytes(layout.native_bytes)
-    stored = np.frombuffer(content, dtype).reshape(layout.rows, layout.columns)
-    if layout.bits_stored < layout.bits_allocated:
-        # Bits beside the stored ones may hold overlays; shifting them out also extends the sign.
-        above = layout.bits_allocated - 1 - layout.high_bit
-        below = layout.bits_allocated - layout.bits_stored
-        stored = (stored << above) >> below
-    return stored
+    values = np.frombuffer(content, layout.dtype.newbyteorder(order))
+    return stored_bits(values.reshape(layout.rows, layout.columns), layout)
 
 
-def _decompress(instance: Instance, layout: PixelFormat) -> npt.NDArray[np.integer]:
+def _decompress(instance: Instance, layout: Layout, codecs: Codecs) -> Stored:
     encapsulated = instance.pixel_bytes(instance.pixel_bytes_available)
-    options: dict[str, Any] = {
-        "pixel_keyword": "PixelData",
-        "rows": layout.rows,
-        "columns": layout.columns,
-        "samples_per_pixel": 1,
-        "photometric_interpretation": "MONOCHROME2",
-        "number_of_frames": 1,
-        "bits_allocated": layout.bits_allocated,
-        "bits_stored": layout.bits_stored,
-        "pixel_representation": int(layout.signed),
-    }
     try:
-        decoder = get_decoder(instance.transfer_syntax)
-        stored, _ = decoder.as_array(encapsulated, index=0, raw=True, **options)
+        stored = codecs.decode(encapsulated, instance.transfer_syntax, layout)
     except Exception as error:  # four codecs, each with errors of its own
         raise _unreadable(
             instance, "the pixel data cannot be decoded", "像素数据无法解码"

@@ -53,26 +53,24 @@ def check_expression(expression: str) -> None:
         raise ValueError(f"a rule answers true or false, this one gives {type(result).__name__}")  # noqa: TRY004  # pydantic collects ValueErrors
 
 
-def matches(expression: str, headers: Sequence[Dataset]) -> bool:
-    """Whether a series goes this way; `headers` are its instances' headers, at least one."""
-    return _execute(expression, series_attributes(headers)) is True
+def matches(expression: str, header: Dataset, instances: int) -> bool:
+    """Whether a series goes this way; `header` is that of any of its `instances` instances."""
+    return _execute(expression, _attributes(header, instances)) is True
 
 
-def series_attributes(headers: Sequence[Dataset]) -> dict[str, object]:
-    """The attributes of a series that rules can use, from its first instance."""
-    first = headers[0]
-    attributes: dict[str, object] = {"NumberOfInstances": len(headers)}
+def _attributes(header: Dataset, instances: int) -> dict[str, object]:
+    attributes: dict[str, object] = {"NumberOfInstances": instances}
     for keyword in _TEXT:
-        value = first.get(keyword)
+        value = header.get(keyword)
         multiple = not isinstance(value, str) and isinstance(value, Sequence)
         attributes[keyword] = "\\".join(map(str, value)) if multiple else str(value or "")
     for keyword in _NUMBERS:
         try:
-            attributes[keyword] = float(first.get(keyword) or 0.0)
+            attributes[keyword] = float(header.get(keyword) or 0.0)
         except (TypeError, ValueError):
             attributes[keyword] = 0.0
     for keyword in _LISTS:
-        attributes[keyword] = [str(value) for value in first.get(keyword) or []]
+        attributes[keyword] = [str(value) for value in header.get(keyword) or []]
     return attributes
 
 

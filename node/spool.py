@@ -18,6 +18,8 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
+from node.durable import fsync_folder, write_new
+
 UID_PATTERN = re.compile(
     r"[0-9]+(\.[0-9]+)*"
 )  # PS3.5 Section 9.1; leading zeros occur and are let in
@@ -84,7 +86,7 @@ class Spool:
         final = folder / f"{key.instance}.dcm"
         partial = self.root / _INCOMING / uuid.uuid4().hex
         try:
-            _write_fsynced(partial, parts)
+            write_new(partial, *parts)
             self._make_durable(folder)
             try:
                 os.link(
@@ -92,21 +94,21 @@ class Spool:
                 )  # unlike rename, never replaces what another association put there
             except FileExistsError:
                 return self._already_there(key, partial, final)
-            _fsync_folder(folder)
+            fsync_folder(folder)
         finally:
             partial.unlink(missing_ok=True)
         return Stored.NEW
 
     def _already_there(self, key: InstanceKey, partial: Path, final: Path) -> Stored:
         # The name may be so new that its writer has not yet fsynced the folder.
-        _fsync_folder(final.parent)
+        fsync_folder(final.parent)
         digest = _dataset_digest(partial)
         if digest == _dataset_digest(final):
             return Stored.SAME
         folder = self.root / _ASIDE / key.study / key.series
         self._make_durable(folder)
         partial.replace(folder / f"{key.instance}.{digest[:16]}.dcm")
-        _fsync_folder(folder)
+        fsync_folder(folder)
         return Stored.CONFLICT
 
     def _make_durable(self, folder: Path) -> None:
@@ -120,7 +122,7 @@ class Spool:
         if folder != self.root:
             self._make_durable(folder.parent)
         folder.mkdir(parents=True, exist_ok=True)
-        _fsync_folder(folder.parent)
+        fsync_folder(folder.parent)
         if len(self._durable) >= _REMEMBERED_FOLDERS:
             self._durable.clear()
         self._durable.add(folder)
@@ -171,22 +173,6 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except FileNotFoundError:
         return []
-
-
-def _write_fsynced(path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
-    with path.open("xb") as file:  # BufferedWriter completes short writes or raises
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _dataset_digest(path: Path) -> str:

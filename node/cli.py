@@ -1,0 +1,162 @@
+"""The command line: serve, check, send, status, demo."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from node import store_scu
+from node.catalogue import Catalogue
+from node.observe import configure_logging
+from node.preflight import Outcome, preflight
+from node.settings import Settings, SettingsError, load_settings
+from node.status import study_rows
+from node.supervisor import ROLES, die_with_parent, supervise
+
+app = typer.Typer(
+    help="Overread: a DICOM-native AI node. Every result is an unverified second opinion.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="the TOML file", envvar="OVERREAD_CONFIG")
+]
+DEFAULT_CONFIG = Path("/etc/overread/overread.toml")
+Role = StrEnum("Role", list(ROLES))
+
+
+def main() -> None:
+    """Entry point of the `overread` command."""
+    app()
+
+
+@app.command()
+def serve(
+    config: ConfigOption = DEFAULT_CONFIG,
+    role: Annotated[Role | None, typer.Option(help="only this role, not all of them")] = None,
+) -> None:
+    """Run the node: DICOM listener, worker and status page."""
+    configure_logging(role or "supervisor")
+    settings = _settings(config)
+    settings.node.state_dir.mkdir(parents=True, exist_ok=True)
+    die_with_parent()
+    match role:
+        case None:
+            supervise(config)
+        case Role.listener:
+            from node.listener import run_listener  # noqa: PLC0415  # a role loads what it needs
+
+            run_listener(settings)
+        case Role.worker:
+            from node.worker import run_worker  # noqa: PLC0415
+
+            run_worker(settings)
+        case Role.web:
+            from node.web.application import run_web  # noqa: PLC0415
+
+            run_web(settings)
+
+
+@app.command()
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Say before going live whether it would work; exit code 0 only if all is well."""
+    results = preflight(config)
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps([result.as_dict() for result in results]) + b"\n")
+    else:
+        marks = {
+            Outcome.OK: "[green]ok     [/]",
+            Outcome.WARNING: "[yellow]warning[/]",
+            Outcome.FAILED: "[red]FAILED [/]",
+        }
+        for result in results:
+            console.print(f"{marks[result.outcome]} [bold]{result.subject}[/]: {result.text}")
+            if result.remedy:
+                console.print(f"        -> {result.remedy}")
+    raise typer.Exit(any(result.outcome is Outcome.FAILED for result in results))
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="files, or folders with files", exists=True)],
+    to: Annotated[str, typer.Option(help="name of a configured peer, or AE@HOST:PORT")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    calling: Annotated[str | None, typer.Option(help="AE title to call as")] = None,
+) -> None:
+    """Send files as a modality would (C-STORE)."""
+    peer, own_title = _destination(to, config)
+    files = [file for path in paths for file in _files(path)]
+    instances, unreadable = [], []
+    for file in files:
+        try:
+            instances.append(store_scu.read_instance(file))
+        except ValueError as error:
+            unreadable.append(str(error))
+    for line in unreadable:
+        console.print(f"[yellow]skipped[/] {line}")
+    if not instances:
+        _fail("nothing to send: no DICOM Part 10 file among what was given")
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"to {peer.name}", total=len(instances))
+        try:
+            answers = store_scu.send(
+                instances, peer, calling or own_title, lambda _answer: progress.advance(task)
+            )
+        except store_scu.PeerError as error:
+            _fail(f"{error}; {error.remedy}")
+    refused = [answer for answer in answers if not answer.taken]
+    for answer in refused:
+        console.print(f"[red]{answer.status:04X}[/] {answer.instance.path.name} {answer.comment}")
+    console.print(f"{len(answers) - len(refused)} of {len(answers)} taken by {peer.name}")
+    raise typer.Exit(bool(refused))
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Show studies and where each stands."""
+    settings = _settings(config)
+    catalogue = Catalogue(settings.database_url)
+    rows = study_rows(catalogue.worklist())
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps([row.as_dict() for row in rows]) + b"\n")
+        return
+    from node.status import as_table  # noqa: PLC0415
+
+    console.print(as_table(rows))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="leave the node and its status page up")] = False,
+    out: Annotated[Path, typer.Option(help="where the results go")] = Path("demo"),
+) -> None:
+    """Play a PACS that routes a CT head study to a node, and show what comes back."""
+    from node.demo import run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(out, keep=keep))
+
+
+def _settings(config: Path) -> Settings:
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        _fail(str(error))
+        raise AssertionError from error
+
+
+def _fail(text: str) -> None:
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False)
+    raise typer.Exit(1)

@@ -1,0 +1,95 @@
+"""What a run has made, as files: assessment, verdict, objects, pictures; one folder a run.
+
+Each file is put in place whole and durable, so that a step that finds its file need not repeat
+its work, and one that repeats it puts the same bytes there.
+"""
+
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+
+from inference.assessment import Assessment, AssessmentRecord
+from node.durable import replace_durably
+
+SEGMENTATION = "segmentation.dcm"
+REPORT = "report.dcm"
+_ASSESSMENT = "assessment.json"
+_MASKS = "masks.npz"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def save_assessment(self, assessment: Assessment) -> None:
+        """Keep the assessment; the record goes last, so where it is, the masks are too."""
+        packed: dict[str, npt.NDArray[np.generic]] = {}
+        for number, mask in assessment.masks.items():
+            packed[f"bits_{number}"] = np.packbits(mask)
+            packed[f"shape_{number}"] = np.array(mask.shape)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]  # stub takes bool only
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_durably(self.path / _MASKS, buffer.getvalue())
+        record = assessment.record.model_dump_json(indent=1)
+        replace_durably(self.path / _ASSESSMENT, record.encode())
+
+    def assessment(self) -> Assessment:
+        """The assessment with its masks; FileNotFoundError where there is none yet."""
+        record = self.record()
+        masks = {}
+        with np.load(self.path / _MASKS, allow_pickle=False) as packed:
+            for segment in record.segments:
+                shape = tuple(int(extent) for extent in packed[f"shape_{segment.number}"])
+                bits = np.unpackbits(packed[f"bits_{segment.number}"], count=int(np.prod(shape)))
+                masks[segment.number] = bits.astype(bool).reshape(shape)
+        return Assessment(record, masks)
+
+    def record(self) -> AssessmentRecord:
+        """The assessment without masks, which is all that a status page needs."""
+        return AssessmentRecord.model_validate_json((self.path / _ASSESSMENT).read_bytes())
+
+    def has_assessment(self) -> bool:
+        """Whether the volume was assessed, or was found not to be assessable."""
+        return (self.path / _ASSESSMENT).exists()
+
+    def save_object(self, name: str, dataset: Dataset) -> None:
+        """Keep an object as a DICOM Part 10 file."""
+        buffer = io.BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        replace_durably(self.path / name, buffer.getvalue())
+
+    def object_paths(self) -> list[Path]:
+        """The objects in the order to send them: what is referenced before what refers to it."""
+        paths = [self.path / name for name in (SEGMENTATION, REPORT)]
+        return [path for path in paths if path.exists()]
+
+    def objects(self) -> list[Dataset]:
+        """The objects themselves."""
+        return [dcmread(path) for path in self.object_paths()]
+
+    def report(self) -> Dataset | None:
+        """The report, None where none was written."""
+        path = self.path / REPORT
+        return dcmread(path) if path.exists() else None
+
+    def save_pictures(self, pictures: Sequence[tuple[int, bytes]]) -> None:
+        """Keep PNG pictures of key slices, named by slice index."""
+        for index, png in pictures:
+            replace_durably(self.path / f"slice_{index:04d}.png", png)
+
+    def pictures(self) -> list[Path]:
+        """The pictures in slice order."""
+        return sorted(self.path.glob("slice_*.png"))
+
+    def remove(self) -> None:
+        """Take the folder away (retention)."""
+        shutil.rmtree(self.path, ignore_errors=True)

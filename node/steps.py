@@ -1,0 +1,203 @@
+"""What each step of a study's way does, as plain functions of a workbench and a run.
+
+Every step puts its result into the run's folder and may be repeated: a step that was cut off by a
+crash runs again and makes the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+from inference.bundle import BundleError, find_bundle
+from inference.model import Model, load_model
+from pydicom import Dataset
+
+from inference.assessment import Assessment, AssessmentRecord, Presence, Text, not_assessed
+from node.assembly import Assembled, assemble
+from node.catalogue import Catalogue
+from node.completeness import routed_series
+from node.run_folder import REPORT, SEGMENTATION, RunFolder
+from node.settings import Route, Settings
+from node.spool import Spool
+from node.tables import Run
+from sr_writer.conformance import check_objects
+from sr_writer.key_images import draw_key_slices
+from sr_writer.provenance import Provenance
+from sr_writer.report import write_report
+from sr_writer.segmentation import write_segmentation
+
+log = structlog.get_logger()
+
+
+class RunFailedError(Exception):
+    """The run cannot go on; the text says what happened, `remedy` what an operator can do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, remedy)
+        self.reason = reason
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the steps work with; one a worker process."""
+
+    settings: Settings
+    catalogue: Catalogue
+
+    @cached_property
+    def spool(self) -> Spool:
+        """The received instances."""
+        return Spool(self.settings.spool_dir)
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Where the run keeps what it makes."""
+        return RunFolder(self.settings.runs_dir / run_id)
+
+    def route(self, run: Run) -> Route:
+        """The run's route, as configured now."""
+        try:
+            return self.settings.route(run.route)
+        except KeyError as error:
+            raise RunFailedError(str(error.args[0]), "restore the route, then restart") from None
+
+    def model(self, run: Run) -> Model:
+        """The route's model, loaded once a process."""
+        route = self.route(run)
+        try:
+            folder = find_bundle(route.model, self.settings.node.model_dirs)
+            return _loaded(folder, self.settings.node.inference_threads)
+        except BundleError as error:
+            raise RunFailedError(
+                f"model {route.model} cannot be used: {error}",
+                "run 'overread check' and restore the bundle, then restart the node",
+            ) from None
+
+    def series(self, run: Run, series: str) -> Assembled:
+        """A series as a volume, or the verdict why not."""
+        return _assembled(tuple(self.spool.series_files(run.study_uid, series)))
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, threads: int) -> Model:
+    return load_model(folder, threads=threads)
+
+
+@lru_cache(maxsize=1)  # assemble, assess and write follow each other on the same series
+def _assembled(paths: tuple[Path, ...]) -> Assembled:
+    return assemble(paths)
+
+
+def select(bench: Workbench, run: Run) -> list[str]:
+    """Series that the route takes, the likeliest first."""
+    series = routed_series(bench.spool, bench.route(run), run.study_uid)
+    if not series:
+        raise RunFailedError(
+            "no series of the study matches the route any more",
+            "correct the route's rule, then have the study sent again",
+        )
+    return series
+
+
+def assemble_first(bench: Workbench, run: Run, candidates: Sequence[str]) -> str:
+    """The first series that is a volume; where none is, the likeliest, to say why."""
+    for series in candidates:
+        verdict = bench.series(run, series).verdict
+        log.info(
+            "series.assembled",
+            run=run.id,
+            series=series,
+            geometry=verdict.geometry,
+            accepted=verdict.accepted,
+            slices=verdict.slices,
+        )
+        if verdict.accepted:
+            return series
+    return candidates[0]
+
+
+def assess(bench: Workbench, run: Run, series: str) -> str:
+    """Have the model assess the volume; returns the outcome in a line."""
+    folder = bench.folder(run.id)
+    if not folder.has_assessment():  # the time of assessment is part of every object made of it
+        folder.save_assessment(_assessment(bench, run, bench.series(run, series)))
+    return outcome(folder.record())
+
+
+def _assessment(bench: Workbench, run: Run, assembled: Assembled) -> Assessment:
+    model = bench.model(run)
+    at = datetime.now(UTC)
+    if assembled.volume is None:
+        reason = assembled.verdict.reason or Text(en="No volume.", zh="无法组成容积。")
+        return not_assessed(model.identity, (reason,), at)
+    return model.assess(assembled.volume, at=at)
+
+
+def write(bench: Workbench, run: Run, series: str) -> None:
+    """Write SEG, SR and pictures of the assessment."""
+    folder = bench.folder(run.id)
+    assessment = folder.assessment()
+    assembled = bench.series(run, series)
+    if not assembled.headers:
+        raise RunFailedError(
+            "no instance of the series can be read, so there is nothing to refer to",
+            "send the study again from the PACS",
+        )
+    record = assessment.record
+    provenance = Provenance(
+        content=run.id,
+        software_version=version("overread"),
+        station_name=bench.settings.node.ae_title,
+        written_at=record.assessed_at,
+    )
+    segmentation = None
+    volume = assembled.volume if record.completed else None
+    if volume is not None:
+        if record.segments:
+            segmentation = write_segmentation(assessment, volume, provenance)
+            folder.save_object(SEGMENTATION, segmentation)
+        folder.save_pictures(draw_key_slices(assessment, volume))
+    report = write_report(
+        assessment,
+        assembled.headers,
+        volume,
+        segmentation,
+        provenance,
+        predecessor=_predecessor(bench, run),
+    )
+    folder.save_object(REPORT, report)
+
+
+def _predecessor(bench: Workbench, run: Run) -> Dataset | None:
+    return bench.folder(run.supersedes).report() if run.supersedes else None
+
+
+def check(bench: Workbench, run: Run, series: str) -> None:
+    """The gate: nothing leaves that contradicts its source or the standard."""
+    objects = bench.folder(run.id).objects()
+    problems = check_objects(objects, bench.series(run, series).headers)
+    if problems:
+        raise RunFailedError(
+            f"held back, not sent: {'; '.join(problems)}",
+            f"report this as a defect of Overread; the objects are in runs/{run.id}",
+        )
+
+
+def outcome(record: AssessmentRecord) -> str:
+    """One line for the worklist."""
+    if not record.completed:
+        return "not assessed: " + " ".join(reason.en for reason in record.limitations[:1])
+    return "; ".join(
+        f"{finding.label.en} {finding.presence}"
+        + (f", p {finding.probability:.2f}" if finding.probability is not None else "")
+        + (
+            f", {finding.laterality}"
+            if finding.presence is Presence.PRESENT and finding.laterality
+            else ""
+        )
+        for finding in record.findings
+    )

@@ -1,0 +1,155 @@
+"""C-STORE SCU: files to a peer over one association, with what the peer answered to each."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID
+from pynetdicom import AE, _config, build_context
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+from pynetdicom.status import code_to_category
+
+from node.settings import Peer
+
+# Bytes go out as they lie in the file: nothing is decoded and encoded again on the way.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+_MAXIMUM_CONTEXTS = 128  # PS3.8 Section 9.3.2.2: odd identifiers from 1 to 255
+_CONNECTION_TIMEOUT = 10.0  # seconds
+_RESPONSE_TIMEOUT = 60.0
+
+
+class PeerError(Exception):
+    """The peer could not be reached or does not take what was to be sent."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A Part 10 file, and what its file meta says it is."""
+
+    path: Path
+    sop_class: UID
+    instance_uid: str
+    transfer_syntax: UID
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The peer's C-STORE response to one instance; a warning (Bxxx) means taken."""
+
+    instance: Instance
+    status: int
+    comment: str = ""
+
+    @property
+    def taken(self) -> bool:
+        """Whether the peer has the instance now."""
+        return code_to_category(self.status) in ("Success", "Warning")
+
+
+def read_instance(path: Path) -> Instance:
+    """What a file is, from its file meta (PS3.10 Section 7.1); ValueError if it is not Part 10."""
+    try:
+        meta = read_file_meta_info(path)
+        return Instance(
+            path,
+            UID(meta.MediaStorageSOPClassUID),
+            str(meta.MediaStorageSOPInstanceUID),
+            UID(meta.TransferSyntaxUID),
+        )
+    except (AttributeError, OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        raise ValueError(f"{path}: not a DICOM Part 10 file") from error
+
+
+def send(
+    instances: Sequence[Instance],
+    peer: Peer,
+    calling_ae_title: str,
+    progress: Callable[[Answer], None] = lambda _answer: None,
+) -> list[Answer]:
+    """Send instances in the order given; raises PeerError where none can be sent at all.
+
+    An instance for which the peer accepts no presentation context is answered with 0122, as the
+    peer itself would (PS3.7 Section 9.1.1.1.9).
+    """
+    answers = []
+    association = associate(peer, calling_ae_title, _contexts(instances))
+    try:
+        for instance in instances:
+            answer = _send_one(association, instance, peer)
+            progress(answer)
+            answers.append(answer)
+    finally:
+        if association.is_established:
+            association.release()
+    return answers
+
+
+def associate(
+    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+) -> Association:
+    """Open an association; PeerError says why there is none and what to do."""
+    entity = AE(ae_title=calling_ae_title)
+    entity.maximum_pdu_size = 131072
+    entity.connection_timeout = _CONNECTION_TIMEOUT
+    entity.acse_timeout = _CONNECTION_TIMEOUT
+    entity.dimse_timeout = _RESPONSE_TIMEOUT
+    association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
+    if association.is_established:
+        return association
+    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    if association.is_rejected:
+        raise PeerError(
+            f"{where} rejected the association",
+            f"let it know AE title {calling_ae_title}, and check that its own is {peer.ae_title}",
+        )
+    if association.acceptor.primitive is not None:
+        raise PeerError(f"{where} accepts nothing of what is to be sent", "enable it at the peer")
+    raise PeerError(f"{where} does not answer", "check host, port, firewall and that it is running")
+
+
+def echo(peer: Peer, calling_ae_title: str) -> None:
+    """C-ECHO (PS3.4 Annex A); PeerError unless it succeeds."""
+    association = associate(peer, calling_ae_title, [build_context(Verification)])
+    try:
+        status = association.send_c_echo().get("Status")
+    finally:
+        association.release()
+    if status != 0x0000:
+        raise PeerError(f"{peer.name} answered C-ECHO with {status}", "ask who runs the peer")
+
+
+def accepted_contexts(
+    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+) -> list[PresentationContext]:
+    """Those presentation contexts that the peer accepts."""
+    association = associate(peer, calling_ae_title, contexts)
+    try:
+        return list(association.accepted_contexts)
+    finally:
+        association.release()
+
+
+def _send_one(association: Association, instance: Instance, peer: Peer) -> Answer:
+    if not association.is_established:
+        raise PeerError(f"{peer.name} ended the association", "see the peer's log")
+    try:
+        response = association.send_c_store(instance.path)
+    except ValueError:  # no accepted presentation context
+        return Answer(instance, 0x0122, "no presentation context accepted")
+    if "Status" not in response:
+        raise PeerError(f"{peer.name} did not answer a C-STORE request", "see the peer's log")
+    return Answer(instance, response.Status, str(response.get("ErrorComment", "")))
+
+
+def _contexts(instances: Iterable[Instance]) -> list[PresentationContext]:
+    """A context for each SOP class and transfer syntax, so that each is accepted on its own."""
+    pairs = sorted({(one.sop_class, one.transfer_syntax) for one in instances})
+    return [build_context(*pair) for pair in pairs[:_MAXIMUM_CONTEXTS]]

@@ -1,0 +1,96 @@
+"""All roles of one machine as child processes: started, restarted when one dies, stopped together."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+ROLES = ("listener", "worker", "web")
+PARENT_PIPE = "OVERREAD_PARENT_PIPE"
+"""Environment variable with the number of a pipe's reading end that closes when the parent dies."""
+
+_RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds, the last one from then on
+_STABLE_AFTER = 60.0  # seconds that a role must live for its restarts to be forgotten
+_STOP_TIMEOUT = 20.0
+
+
+@dataclass
+class _Child:
+    role: str
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    restarts: int = 0
+    due: float | None = None  # when to start it again, while it is down
+
+
+def supervise(config: Path) -> None:
+    """Run all roles until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    reading, writing = os.pipe()  # `writing` lives as long as this process
+    children = [_Child(role, _start(role, config, reading)) for role in ROLES]
+    while not stop.wait(0.2):
+        for child in children:
+            _look_after(child, config, reading)
+    for child in children:
+        child.process.terminate()
+    for child in children:
+        _await(child)
+    os.close(writing)
+
+
+def die_with_parent() -> None:
+    """End this process when its supervisor is gone, however that ended."""
+    pipe = os.environ.get(PARENT_PIPE)
+    if pipe is None:
+        return
+
+    def watch() -> None:
+        os.read(int(pipe), 1)  # returns at end of file only: nobody writes
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _start(role: str, config: Path, pipe: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "node", "serve", "--config", str(config), "--role", role]
+    return subprocess.Popen(
+        command,
+        pass_fds=[pipe],
+        env={**os.environ, PARENT_PIPE: str(pipe)},
+        start_new_session=True,  # Ctrl-C reaches the supervisor, which stops them in order
+    )
+
+
+def _look_after(child: _Child, config: Path, pipe: int) -> None:
+    now = time.monotonic()
+    if child.due is not None:
+        if now >= child.due:
+            child.process, child.started, child.due = _start(child.role, config, pipe), now, None
+        return
+    status = child.process.poll()
+    if status is None:
+        return
+    if now - child.started > _STABLE_AFTER:
+        child.restarts = 0
+    delay = _RESTART_DELAYS[min(child.restarts, len(_RESTART_DELAYS) - 1)]
+    child.restarts += 1
+    child.due = now + delay
+    log.error("role.died", died=child.role, status=status, restart_in_seconds=delay)
+
+
+def _await(child: _Child) -> None:
+    try:
+        child.process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        log.error("role.killed", killed=child.role, reason="it did not stop in time")  # noqa: TRY400
+        child.process.kill()
