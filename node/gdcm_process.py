@@ -40,10 +40,10 @@ class GdcmProcess:
             raise BrokenPipeError("the decoding process has no pipes")
         pickle.dump((encapsulated, str(syntax), options), process.stdin)
         process.stdin.flush()
-        reply = pickle.load(process.stdout)  # noqa: S301 - from our own process
-        if isinstance(reply, str):
-            raise ValueError(reply)
-        values: npt.NDArray[np.integer] = reply
+        values: npt.NDArray[np.integer] | None
+        values, error = pickle.load(process.stdout)  # noqa: S301 - from our own process
+        if values is None:
+            raise ValueError(error)
         return values
 
     def close(self) -> None:
@@ -53,17 +53,19 @@ class GdcmProcess:
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    reply: tuple[npt.NDArray[np.integer] | None, str]
     while True:
         try:
             encapsulated, syntax, options = pickle.load(requests)  # noqa: S301 - from our parent
         except EOFError:
             return
         try:
-            reply, _ = get_decoder(UID(syntax)).as_array(
+            values, _ = get_decoder(UID(syntax)).as_array(
                 encapsulated, index=0, raw=True, decoding_plugin="gdcm", **options
             )
+            reply = (values, "")
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
-            reply = f"{type(error).__name__}: {error}"
+            reply = (None, f"{type(error).__name__}: {error}")
         pickle.dump(reply, replies, pickle.HIGHEST_PROTOCOL)
         replies.flush()
 

@@ -508,6 +508,42 @@ def test_undecodable_pixels_name_the_instance_and_its_transfer_syntax(tmp_path, 
     assert "JPEG 2000" in reason
 
 
+@pytest.mark.parametrize(
+    ("syntax", "marker", "extents"),
+    [
+        ("JPEG2000Lossless", b"\xff\x4f\xff\x51", (slice(8, 16), slice(24, 32))),
+        ("JPEGLosslessProcess14_1", b"\xff\xc3", (slice(5, 9),)),
+        ("JPEGLSLossless", b"\xff\xf7", (slice(5, 9),)),
+    ],
+)
+def test_codestreams_larger_than_declared_are_not_decoded(tmp_path, syntax, marker, extents):
+    paths = write_slices(tmp_path, numbered(6, 32, 24), grid_affine())
+    transcode(paths[0], getattr(gdcm.TransferSyntax, syntax))
+    content = bytearray(paths[0].read_bytes())
+    start = content.rindex(marker)
+    for extent in extents:
+        size = extent.stop - extent.start
+        huge = (60_000).to_bytes(size // 2, "big") * 2
+        content[start + extent.start : start + extent.stop] = huge
+    paths[0].write_bytes(content)
+    start = time.perf_counter()
+    refusal(assemble(paths), Geometry.UNREADABLE)
+    assert time.perf_counter() - start < 2
+
+
+def test_a_codec_that_ends_its_process_takes_nothing_with_it(tmp_path):
+    paths = write_slices(tmp_path, numbered(6, 32, 24), grid_affine())
+    for path in paths:
+        transcode(path, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+    content = bytearray(paths[2].read_bytes())
+    scan = content.rindex(b"\xff\xda")
+    content[scan + 2 : scan + 10] = b"\xff" * 8
+    paths[2].write_bytes(content)
+    reason = refusal(assemble(paths), Geometry.UNREADABLE)
+    assert str(dcmread(paths[2]).SOPInstanceUID) in reason
+    assert assemble(paths[3:] + paths[:2]).verdict.geometry is not Geometry.UNREADABLE
+
+
 def test_files_that_are_not_dicom_are_refused_by_name(tmp_path):
     paths = write_slices(tmp_path, numbered(), grid_affine())
     paths[3].write_bytes(b"not DICOM")
