@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Insert, case, create_engine, delete, event, or_, select, update
+from sqlalchemy import (
+    Insert,
+    case,
+    create_engine,
+    delete,
+    event,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, selectinload, with_expression
 
 from node.spool import InstanceKey
 from node.tables import (
@@ -291,17 +301,28 @@ class Catalogue:
                     select(Study)
                     .order_by(Study.last_received.desc())
                     .limit(limit)
-                    .options(selectinload(Study.series), selectinload(Study.runs).options(*_PARTS))
+                    .options(*_WHOLE_STUDY)
                 )
             )
 
     def study(self, uid: str) -> Study | None:
         """One study with its series and runs."""
         with self.session() as session:
-            return session.get(
-                Study,
-                uid,
-                options=[selectinload(Study.series), selectinload(Study.runs).options(*_PARTS)],
+            return session.get(Study, uid, options=_WHOLE_STUDY)
+
+    def troubled_runs(self) -> list[Run]:
+        """Runs that ended badly and were not superseded by a later content of their study."""
+        superseded = select(Run.supersedes).where(Run.supersedes.is_not(None))
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Run)
+                    .where(
+                        Run.state.in_((RunState.FAILED, RunState.UNDELIVERABLE)),
+                        Run.id.not_in(superseded),
+                    )
+                    .options(*_PARTS)
+                )
             )
 
 
@@ -310,6 +331,16 @@ _PARTS = (
     selectinload(Run.deliveries).selectinload(Delivery.objects),
 )
 _WHOLE_RUN = list(_PARTS)
+_INSTANCE_COUNT = (
+    select(func.count(Instance.uid))
+    .where(Instance.study_uid == Series.study_uid, Instance.series_uid == Series.uid)
+    .correlate(Series)
+    .scalar_subquery()
+)
+_WHOLE_STUDY = [
+    selectinload(Study.series).options(with_expression(Series.instances, _INSTANCE_COUNT)),
+    selectinload(Study.runs).options(*_PARTS),
+]
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -1,9 +1,10 @@
 """The command line: serve, check, send, status, demo."""
 
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import orjson
 import typer
@@ -14,9 +15,9 @@ from node import store_scu
 from node.catalogue import Catalogue
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
-from node.settings import Settings, SettingsError, load_settings
-from node.status import study_rows
-from node.supervisor import ROLES, die_with_parent, supervise
+from node.settings import Peer, Settings, SettingsError, load_settings
+from node.status import as_table, study_rows
+from node.supervisor import die_with_parent, supervise
 
 app = typer.Typer(
     help="Overread: a DICOM-native AI node. Every result is an unverified second opinion.",
@@ -29,7 +30,14 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="the TOML file", envvar="OVERREAD_CONFIG")
 ]
 DEFAULT_CONFIG = Path("/etc/overread/overread.toml")
-Role = StrEnum("Role", list(ROLES))
+
+
+class Role(StrEnum):
+    """What one process of the node does; the supervisor starts one of each."""
+
+    listener = "listener"
+    worker = "worker"
+    web = "web"
 
 
 def main() -> None:
@@ -133,8 +141,6 @@ def status(
     if as_json:
         sys.stdout.buffer.write(orjson.dumps([row.as_dict() for row in rows]) + b"\n")
         return
-    from node.status import as_table  # noqa: PLC0415
-
     console.print(as_table(rows))
 
 
@@ -154,9 +160,25 @@ def _settings(config: Path) -> Settings:
         return load_settings(config)
     except SettingsError as error:
         _fail(str(error))
-        raise AssertionError from error
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     Console(stderr=True).print(text, style="red", markup=False, highlight=False)
     raise typer.Exit(1)
+
+
+def _destination(to: str, config: Path) -> tuple[Peer, str]:
+    """The peer to send to, and the AE title to call as."""
+    written_out = re.fullmatch(r"(?P<title>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", to)
+    if written_out and 0 < (port := int(written_out["port"])) < 65536:
+        title = written_out["title"]
+        return Peer(name=title, ae_title=title, host=written_out["host"], port=port), "OVERREAD"
+    settings = _settings(config)
+    try:
+        return settings.peer(to), settings.node.ae_title
+    except KeyError as error:
+        _fail(f"{error.args[0]}; or give AE@HOST:PORT")
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]

@@ -16,7 +16,7 @@ from inference.bundle import BundleError, find_bundle
 from inference.model import Model, load_model
 from pydicom import Dataset
 
-from inference.assessment import Assessment, AssessmentRecord, Presence, Text, not_assessed
+from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue
 from node.completeness import routed_series
@@ -191,13 +191,13 @@ def outcome(record: AssessmentRecord) -> str:
     """One line for the worklist."""
     if not record.completed:
         return "not assessed: " + " ".join(reason.en for reason in record.limitations[:1])
-    return "; ".join(
-        f"{finding.label.en} {finding.presence}"
-        + (f", p {finding.probability:.2f}" if finding.probability is not None else "")
-        + (
-            f", {finding.laterality}"
-            if finding.presence is Presence.PRESENT and finding.laterality
-            else ""
-        )
-        for finding in record.findings
-    )
+    return "; ".join(_finding_outcome(finding) for finding in record.findings)
+
+
+def _finding_outcome(finding: Finding) -> str:
+    words = [f"{finding.label.en} {finding.presence}"]
+    if finding.probability is not None:
+        words.append(f"p {finding.probability:.2f}")
+    if finding.presence is Presence.PRESENT and finding.laterality is not None:
+        words.append(finding.laterality)
+    return ", ".join(words)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.filereader import read_file_meta_info
+from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
@@ -32,12 +32,17 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Instance:
-    """A Part 10 file, and what its file meta says it is."""
+    """A Part 10 file, and what is in it.
+
+    `consistent` is False where file meta and data set name different objects, as some anonymisers
+    leave them: then the data set is right, and cannot be sent as the bytes it is.
+    """
 
     path: Path
     sop_class: UID
     instance_uid: str
     transfer_syntax: UID
+    consistent: bool
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,21 @@ class Answer:
 
 
 def read_instance(path: Path) -> Instance:
-    """What a file is, from its file meta (PS3.10 Section 7.1); ValueError if it is not Part 10."""
+    """What a file is (PS3.10 Section 7.1); ValueError if it is not Part 10."""
     try:
-        meta = read_file_meta_info(path)
-        return Instance(
-            path,
-            UID(meta.MediaStorageSOPClassUID),
-            str(meta.MediaStorageSOPInstanceUID),
-            UID(meta.TransferSyntaxUID),
+        header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+        meta = header.file_meta
+        meta_class, meta_instance = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        sop_class = header.get("SOPClassUID") or meta_class
+        instance_uid = header.get("SOPInstanceUID") or meta_instance
+        consistent = (
+            header.get("SOPClassUID") == meta_class
+            and header.get("SOPInstanceUID") == meta_instance
         )
-    except (AttributeError, OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        return Instance(
+            path, UID(sop_class), str(instance_uid), UID(meta.TransferSyntaxUID), consistent
+        )
+    except Exception as error:  # a parser of any file at all raises what it will
         raise ValueError(f"{path}: not a DICOM Part 10 file") from error
 
 
@@ -141,12 +151,22 @@ def _send_one(association: Association, instance: Instance, peer: Peer) -> Answe
     if not association.is_established:
         raise PeerError(f"{peer.name} ended the association", "see the peer's log")
     try:
-        response = association.send_c_store(instance.path)
+        response = association.send_c_store(
+            instance.path if instance.consistent else _mended(instance)
+        )
     except ValueError:  # no accepted presentation context
         return Answer(instance, 0x0122, "no presentation context accepted")
     if "Status" not in response:
         raise PeerError(f"{peer.name} did not answer a C-STORE request", "see the peer's log")
     return Answer(instance, response.Status, str(response.get("ErrorComment", "")))
+
+
+def _mended(instance: Instance) -> Dataset:
+    """The data set with the identity that it lacks."""
+    dataset = dcmread(instance.path)
+    dataset.SOPClassUID = instance.sop_class
+    dataset.SOPInstanceUID = instance.instance_uid
+    return dataset
 
 
 def _contexts(instances: Iterable[Instance]) -> list[PresentationContext]:

@@ -1,4 +1,4 @@
-"""All roles of one machine as child processes: started, restarted when one dies, stopped together."""
+"""All roles of one machine as child processes: started, restarted when one dies, stopped."""
 
 import os
 import signal

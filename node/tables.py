@@ -5,7 +5,13 @@ from enum import StrEnum
 
 from sqlalchemy import DateTime, ForeignKey, ForeignKeyConstraint, Index, TypeDecorator
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    mapped_column,
+    query_expression,
+    relationship,
+)
 
 
 class _UTC(TypeDecorator[datetime]):
@@ -53,6 +59,7 @@ class Series(Table):
     modality: Mapped[str] = mapped_column(default="")
     description: Mapped[str] = mapped_column(default="")
     number: Mapped[str] = mapped_column(default="")
+    instances: Mapped[int | None] = query_expression()  # how many; counted for those who look only
 
 
 class Instance(Table):

@@ -1,0 +1,194 @@
+"""Would it work: the checks of `overread check`, each with what to do where it would not."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from inference.bundle import BundleError, find_bundle
+from inference.model import load_model
+from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
+from pynetdicom import build_context
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.catalogue import Catalogue
+from node.durable import write_new
+from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
+from node.store_scu import PeerError, accepted_contexts, echo
+
+RESULT_CLASSES: tuple[UID, ...] = (SegmentationStorage, Comprehensive3DSRStorage)
+
+
+class Outcome(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: what was looked at, what was found, and what to do about it."""
+
+    subject: str
+    outcome: Outcome
+    text: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For `--json`."""
+        return {
+            "subject": self.subject,
+            "outcome": self.outcome,
+            "text": self.text,
+            "remedy": self.remedy,
+        }
+
+
+def preflight(config: Path) -> list[Result]:
+    """All checks; where the configuration cannot be used, its mistakes and nothing else."""
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        return [
+            Result("configuration", Outcome.FAILED, mistake, f"mend {config}")
+            for mistake in error.mistakes
+        ]
+    results = [Result("configuration", Outcome.OK, f"{config} is valid")]
+    results.extend(_ports(settings))
+    results.extend(_disk(settings))
+    results.extend(_database(settings))
+    results.extend(_models(settings))
+    for peer in settings.peers:
+        results.extend(_peer(peer, settings))
+    return results
+
+
+def _ports(settings: Settings) -> Iterator[Result]:
+    for subject, host, port in (
+        ("DICOM port", settings.node.host, settings.node.port),
+        ("status page port", settings.web.host, settings.web.port),
+    ):
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError as error:
+            yield Result(
+                subject,
+                Outcome.FAILED,
+                f"{host}:{port} cannot be bound: {error.strerror}",
+                "stop what uses it (is the node running already?) or choose another",
+            )
+        else:
+            yield Result(subject, Outcome.OK, f"{host}:{port} is free")
+
+
+def _disk(settings: Settings) -> Iterator[Result]:
+    folder = settings.node.state_dir
+    probe = folder / ".write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.unlink(missing_ok=True)
+        write_new(probe, b"overread")
+        probe.unlink()
+    except OSError as error:
+        yield Result(
+            "state folder",
+            Outcome.FAILED,
+            f"{folder} cannot be written: {error.strerror}",
+            "make it, and give it to the user that the node runs as",
+        )
+        return
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < settings.node.min_free_gb:
+        yield Result(
+            "state folder",
+            Outcome.FAILED,
+            f"{folder}: {free:.1f} GB free, below node.min_free_gb = {settings.node.min_free_gb:g}",
+            "make room, or instances will be refused",
+        )
+    else:
+        studies = int((free - settings.node.min_free_gb) / 0.25)
+        yield Result(
+            "state folder",
+            Outcome.OK,
+            f"{folder} is writable, {free:.1f} GB free: about {studies} studies of 250 MB",
+        )
+
+
+def _database(settings: Settings) -> Iterator[Result]:
+    try:
+        Catalogue(settings.database_url).close()
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        yield Result(
+            "database", Outcome.FAILED, reason, "check node.database_url and that it is running"
+        )
+    else:
+        kind = settings.database_url.split(":", 1)[0].split("+")[0]
+        yield Result("database", Outcome.OK, f"{kind} answers")
+
+
+def _models(settings: Settings) -> Iterator[Result]:
+    for name in sorted({route.model for route in settings.routes}):
+        subject = f"model {name}"
+        try:
+            folder = find_bundle(name, settings.node.model_dirs)
+            model = load_model(folder, threads=settings.node.inference_threads)
+        except BundleError as error:
+            yield Result(subject, Outcome.FAILED, str(error), "restore the bundle, or the route")
+            continue
+        identity = model.identity
+        text = f"{identity.name} {identity.version} is intact, runs on {model.provider}"
+        if identity.demonstration:
+            yield Result(
+                subject,
+                Outcome.WARNING,
+                f"{text}; a demonstration model, not for clinical use",
+                "use it to try the way of a study, nothing else",
+            )
+        else:
+            yield Result(subject, Outcome.OK, text)
+
+
+def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
+    subject = f"peer {peer.name}"
+    if not host_resolves(peer.host):
+        yield Result(
+            subject,
+            Outcome.FAILED,
+            f"host {peer.host} is not known to this machine",
+            "correct peers.host, or the name service",
+        )
+        return
+    try:
+        echo(peer, settings.node.ae_title)
+    except PeerError as error:
+        yield Result(subject, Outcome.FAILED, f"C-ECHO: {error}", error.remedy)
+        return
+    yield Result(subject, Outcome.OK, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
+    if any(peer.name in route.results_to for route in settings.routes):
+        yield _acceptance(peer, settings)
+
+
+def _acceptance(peer: Peer, settings: Settings) -> Result:
+    """Whether the peer takes what we send: SEG and Comprehensive 3D SR, Explicit VR LE."""
+    subject = f"peer {peer.name}, results"
+    contexts = [build_context(one, ExplicitVRLittleEndian) for one in RESULT_CLASSES]
+    try:
+        accepted = accepted_contexts(peer, settings.node.ae_title, contexts)
+    except PeerError as error:
+        return Result(subject, Outcome.FAILED, str(error), error.remedy)
+    taken = {context.abstract_syntax for context in accepted}
+    names = ", ".join(one.name for one in RESULT_CLASSES if one in taken)
+    missing = ", ".join(one.name for one in RESULT_CLASSES if one not in taken)
+    if missing:
+        return Result(
+            subject, Outcome.FAILED, f"does not accept {missing}", "enable it at the peer"
+        )
+    return Result(subject, Outcome.OK, f"accepts {names}, Explicit VR Little Endian")
