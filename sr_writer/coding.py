@@ -9,6 +9,9 @@ from pydicom.sr.codedict import codes
 from inference.assessment import Code, Laterality, Presence
 
 QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+FINDING_CATEGORY = "276214006"
+"""SCT code value; pydicom's dictionary lacks the concept, highdicom writes it."""
+
 ENGLISH = CodedConcept("en", "RFC5646", "English")
 CHINESE = CodedConcept("zh", "RFC5646", "Chinese")
 

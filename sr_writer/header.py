@@ -21,6 +21,9 @@ from sr_writer.provenance import Provenance
 
 UTF_8 = "ISO_IR 192"
 IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
+GB2312_ESCAPE = "\x1b$)A"
+"""Announces ISO 2022 IR 58 (PS3.5 Annex K); pydicom 3.0 decodes the text but leaves this in it."""
+
 MIN_SERIES_NUMBER, MAX_SERIES_NUMBER = 1, 10_000_000
 SERIES_NUMBER_WITHOUT_SOURCE = 90
 
@@ -242,7 +245,9 @@ def _decoded(element: DataElement) -> object:
     if element.VR == "SQ":
         return [_decoded_item(item) for item in element.value]
     if element.VR == "PN" and element.value:
-        return PersonName(str(element.value))
+        return PersonName(str(element.value).replace(GB2312_ESCAPE, ""))
+    if isinstance(element.value, str):
+        return element.value.replace(GB2312_ESCAPE, "")
     return element.value
 
 

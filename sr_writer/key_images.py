@@ -154,13 +154,13 @@ def _annotate(
     slices = volume.grid.spatial_shape[0]
     lines = [(f"Slice {index + 1} of {slices}", WHITE), (_position(volume, index), WHITE), *legend]
     for number, (line, colour) in enumerate(lines):
-        place = (MARGIN, MARGIN + number * (FONT_SIZE + 4))
-        _write(draw, place, line, colour=colour, anchor="la", size=FONT_SIZE)
+        corner = (MARGIN, MARGIN + number * (FONT_SIZE + 4))
+        _write(draw, corner, line, colour=colour, anchor="la", size=FONT_SIZE)
     warning = UNVERIFIED
     if assessment.record.model.demonstration:
         warning += ". " + DEMONSTRATION
-    place = (width / 2, height + FOOTER_HEIGHT / 2)
-    _write(draw, place, warning, colour=AMBER, anchor="mm", size=FONT_SIZE)
+    footer = (width / 2, height + FOOTER_HEIGHT / 2)
+    _write(draw, footer, warning, colour=AMBER, anchor="mm", size=FONT_SIZE)
 
 
 def _letters(direction: npt.NDArray[np.floating]) -> str:

@@ -56,8 +56,9 @@ def write_segmentation(
     headers = [plain_header(source) for source in volume.sources]
     _check_positions(headers, volume)
     first = headers[0]
+    measures = _pixel_measures(first, volume)
     made = hd.seg.Segmentation(
-        source_images=[constructor_header(header) for header in headers],
+        source_images=[_with_thickness(header, measures) for header in headers],
         pixel_array=_pixel_array(masks),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -75,7 +76,7 @@ def write_segmentation(
         content_description=SERIES_DESCRIPTION,
         series_description=SERIES_DESCRIPTION,
         specific_character_set=UTF_8,
-        pixel_measures=_pixel_measures(first, volume),
+        pixel_measures=measures,
         plane_orientation=hd.PlaneOrientationSequence(
             hd.CoordinateSystemNames.PATIENT, first.ImageOrientationPatient
         ),
@@ -140,6 +141,13 @@ def _pixel_measures(header: Dataset, volume: Volume) -> hd.PixelMeasuresSequence
         slice_thickness=float(header.get("SliceThickness") or between_slices),
         spacing_between_slices=between_slices,
     )
+
+
+def _with_thickness(header: Dataset, measures: hd.PixelMeasuresSequence) -> Dataset:
+    """Return the header with a Slice Thickness, which highdicom reads even where it is not used."""
+    accepted = constructor_header(header)
+    accepted.SliceThickness = measures[0].SliceThickness
+    return accepted
 
 
 def _description(

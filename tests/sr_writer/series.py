@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset
-from pydicom.uid import UID, CTImageStorage, MRImageStorage
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from inference.assessment import (
     Assessment,
@@ -262,35 +264,26 @@ def two_segments(volume, *, overlap) -> Assessment:
     return Assessment(record, {1: first, 2: second})
 
 
-def as_received(dataset: Dataset) -> Dataset:
-    """What the peer reads: written to Part 10 bytes and read again."""
-    from io import BytesIO
-
-    from pydicom import dcmread
-
+def bytes_of(dataset: Dataset) -> bytes:
+    """The Part 10 file."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
-    buffer.seek(0)
-    return dcmread(buffer)
+    return buffer.getvalue()
+
+
+def as_received(dataset: Dataset) -> Dataset:
+    """What the peer reads: written to Part 10 bytes and read again."""
+    return dcmread(BytesIO(bytes_of(dataset)))
 
 
 def as_spooled(header: Dataset) -> Dataset:
     """The header as the node reads it from its spool: text is still raw bytes."""
-    from io import BytesIO
-
-    from pydicom import dcmread
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = UID(header.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = UID(header.SOPInstanceUID)
     header.file_meta = meta
-    buffer = BytesIO()
-    header.save_as(buffer, enforce_file_format=True)
-    buffer.seek(0)
-    return dcmread(buffer)
+    return as_received(header)
 
 
 def spooled(volume: Volume) -> Volume:

@@ -1,0 +1,43 @@
+"""Reading SR content items (PS3.3 C.17.3) as a receiver does, whatever state they are in."""
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """Yield every content item below `item`, in document order."""
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from walk(child)
+
+
+def name_of(item: Dataset) -> str:
+    """Return the code value of an item's concept name, empty where it has none."""
+    return str(_first(item, "ConceptNameCodeSequence").get("CodeValue", ""))
+
+
+def value_of(item: Dataset) -> str:
+    """Return the code value of a CODE item, empty where it has none."""
+    return str(_first(item, "ConceptCodeSequence").get("CodeValue", ""))
+
+
+def is_named(item: Dataset, code: Code) -> bool:
+    """Return whether `code` is the item's concept name; code meanings do not count."""
+    name = _first(item, "ConceptNameCodeSequence")
+    return (name.get("CodeValue"), name.get("CodingSchemeDesignator")) == (
+        code.value,
+        code.scheme_designator,
+    )
+
+
+def number_of(item: Dataset) -> float | None:
+    """Return the value of a NUM item, None where it has none."""
+    measured = _first(item, "MeasuredValueSequence").get("NumericValue")
+    return None if measured is None else float(measured)
+
+
+def _first(item: Dataset, sequence: str) -> Dataset:
+    items: list[Dataset] = item.get(sequence) or [Dataset()]
+    return items[0]

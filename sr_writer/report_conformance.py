@@ -1,0 +1,280 @@
+"""What the gate asks of an SR: true flags, references that resolve, regions in the SEG, units."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import SegmentationStorage
+
+from sr_writer.coding import FINDING_CATEGORY
+from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
+from sr_writer.segmentation_conformance import (
+    POSITION_TOLERANCE_MM,
+    check_reference,
+    segment_volume_ml,
+    segments_by_number,
+    sources_by_segment,
+)
+from sr_writer.wording import UNVERIFIED
+
+VOLUME_FACTOR = 2.0
+"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
+ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
+LENGTH_UNITS = frozenset({"mm", "cm"})
+LENGTHS = frozenset(
+    getattr(codes.cid7470, name).value for name in codes.cid7470.dir()
+)  # CID 7470 Linear Measurements
+VOLUME = codes.SCT.Volume.value
+CERTAINTY = codes.DCM.CertaintyOfFinding.value
+
+# (parent's value types, relationship) that PS3.3 A.35.13.3.1.2 allows and that we write
+PARENTS = {
+    "CONTAINS": {"CONTAINER"},
+    "HAS OBS CONTEXT": {"CONTAINER"},
+    "HAS ACQ CONTEXT": {"CONTAINER", "IMAGE"},
+    "HAS CONCEPT MOD": {"CONTAINER", "TEXT", "CODE", "NUM"},
+    "HAS PROPERTIES": {"TEXT", "CODE", "NUM"},
+}
+RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 4108)
+    codes.DCM.TrackingIdentifier.value: "HAS OBS CONTEXT",
+    codes.DCM.TrackingUniqueIdentifier.value: "HAS OBS CONTEXT",
+    codes.DCM.Finding.value: "CONTAINS",
+    codes.SCT.FindingSite.value: "HAS CONCEPT MOD",
+    codes.DCM.ReferencedSegment.value: "CONTAINS",
+    VOLUME: "CONTAINS",
+}
+
+
+def check_report(
+    made: Dataset, headers: Sequence[Dataset], siblings: Sequence[Dataset]
+) -> Iterator[str]:
+    """Yield what is wrong with an SR about `headers` that is sent along with `siblings`."""
+    yield from _check_document(made)
+    yield from _check_completion(made)
+    yield from _check_tree(made)
+    known = {str(each.SOPInstanceUID): each for each in (*headers, *siblings)}
+    yield from _check_evidence(made, headers, known)
+    yield from _check_observer(made)
+    yield from _check_image_library(made, known)
+    segmentations = {
+        str(each.SOPInstanceUID): each
+        for each in siblings
+        if each.get("SOPClassUID") == SegmentationStorage
+    }
+    groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
+    for group in groups:
+        yield from _check_group(group, segmentations)
+    yield from _check_tracking(groups)
+
+
+def _check_document(made: Dataset) -> Iterator[str]:
+    template = (made.get("ContentTemplateSequence") or [Dataset()])[0]
+    if template.get("TemplateIdentifier") != "1500":
+        yield "ContentTemplateSequence is not TID 1500; name the root template"
+    if not is_named(made, codes.DCM.ImagingMeasurementReport):
+        yield "ConceptNameCodeSequence is not Imaging Measurement Report; title it so"
+    if made.get("VerificationFlag") != "UNVERIFIED":
+        yield "VerificationFlag is not UNVERIFIED; only a person verifies a report"
+    if made.get("PreliminaryFlag") != "PRELIMINARY":
+        yield "PreliminaryFlag is not PRELIMINARY; an unverified report is not final"
+    said = {item.TextValue for item in walk(made) if "TextValue" in item}
+    if not {UNVERIFIED.en, UNVERIFIED.zh} <= said:
+        yield "TextValue nowhere says that this is an unverified AI opinion; write it"
+
+
+def _check_completion(made: Dataset) -> Iterator[str]:
+    flag = made.get("CompletionFlag")
+    if flag == "PARTIAL":
+        if not made.get("CompletionFlagDescription"):
+            yield "CompletionFlagDescription is missing; say what makes the report PARTIAL"
+    elif flag != "COMPLETE":
+        yield f"CompletionFlag is {flag}; write COMPLETE or PARTIAL"
+    else:
+        answers = [value_of(item) for item in walk(made) if item.get("ValueType") == "CODE"]
+        if codes.SCT.Undetermined.value in answers:
+            yield "CompletionFlag is COMPLETE with an undetermined finding; write PARTIAL"
+        if not any(is_named(item, codes.DCM.Summary) for item in walk(made)):
+            yield "CompletionFlag is COMPLETE without a narrative; write PARTIAL"
+
+
+def _check_tree(made: Dataset) -> Iterator[str]:
+    for parent in (made, *walk(made)):
+        for item in parent.get("ContentSequence", []):
+            relationship, name = item.get("RelationshipType"), name_of(item)
+            expected = RELATIONSHIPS.get(name, relationship)
+            parents = PARENTS.get(str(relationship), set())
+            if relationship != expected or parent.get("ValueType") not in parents:
+                yield f"RelationshipType {relationship} of item {name} is wrong; see its template"
+            if item.get("ValueType") == "NUM":
+                yield from _check_number(item)
+            elif item.get("ValueType") == "TEXT" and not item.get("TextValue"):
+                yield f"TextValue of item {name} is empty; write it or leave the item out"
+            elif item.get("ValueType") == "CODE" and not item.get("ConceptCodeSequence"):
+                yield f"ConceptCodeSequence of item {name} is empty; write the code"
+
+
+def _check_number(item: Dataset) -> Iterator[str]:
+    name = name_of(item)
+    measured = (item.get("MeasuredValueSequence") or [Dataset()])[0]
+    unit = (measured.get("MeasurementUnitsCodeSequence") or [Dataset()])[0]
+    value = measured.get("NumericValue")
+    if value is None or not np.isfinite(float(value)):
+        yield f"NumericValue of item {name} is no number; leave the item out"
+        return
+    code = unit.get("CodeValue")
+    fits = unit.get("CodingSchemeDesignator") == "UCUM" and bool(code)
+    if name == VOLUME:
+        fits &= code in ML_PER_UNIT
+    elif name in LENGTHS:
+        fits &= code in LENGTH_UNITS
+    elif name == CERTAINTY:
+        fits &= code == "%"
+        if not 0 <= float(value) <= 100:
+            yield f"NumericValue of item {name} is not within 0 to 100 %; scale the probability"
+    if not fits:
+        yield f"MeasurementUnitsCodeSequence of item {name} is {code}; give it a unit that fits"
+    if (name == VOLUME or name in LENGTHS) and float(value) <= 0:
+        yield f"NumericValue of item {name} is not above 0; measure it again"
+
+
+def _check_evidence(
+    made: Dataset, headers: Sequence[Dataset], known: Mapping[str, Dataset]
+) -> Iterator[str]:
+    where = "CurrentRequestedProcedureEvidenceSequence"
+    listed = set()
+    for study in made.get(where, []):
+        for series in study.get("ReferencedSeriesSequence", []):
+            for reference in series.get("ReferencedSOPSequence", []):
+                yield from check_reference(reference, known, where)
+                uid = str(reference.get("ReferencedSOPInstanceUID"))
+                listed.add(uid)
+                target = known.get(uid, Dataset())
+                if (study.get("StudyInstanceUID"), series.get("SeriesInstanceUID")) != (
+                    target.get("StudyInstanceUID"),
+                    target.get("SeriesInstanceUID"),
+                ):
+                    yield f"{where} lists {uid} in the wrong study or series; correct it"
+    referenced = {str(header.SOPInstanceUID) for header in headers}
+    for item in walk(made):
+        for reference in item.get("ReferencedSOPSequence", []):
+            yield from check_reference(reference, known, f"item {name_of(item)}")
+            referenced.add(str(reference.get("ReferencedSOPInstanceUID")))
+    if referenced - listed:
+        yield f"{where} lacks {len(referenced - listed)} instances; list all sources and references"
+
+
+def _check_observer(made: Dataset) -> Iterator[str]:
+    for code, keyword in (
+        (codes.DCM.DeviceObserverUID, "DeviceUID"),
+        (codes.DCM.DeviceObserverManufacturer, "Manufacturer"),
+        (codes.DCM.DeviceObserverModelName, "ManufacturerModelName"),
+    ):
+        found = [
+            item.get("UID") or item.get("TextValue")
+            for item in made.get("ContentSequence", [])
+            if is_named(item, code)
+        ]
+        if found != [made.get(keyword)]:
+            yield f"{code.meaning} is not the equipment's {keyword}; name one device everywhere"
+
+
+def _check_image_library(made: Dataset, known: Mapping[str, Dataset]) -> Iterator[str]:
+    for group in (item for item in walk(made) if is_named(item, codes.DCM.ImageLibraryGroup)):
+        frames = [
+            item.get("UID")
+            for item in group.ContentSequence
+            if is_named(item, codes.DCM.FrameOfReferenceUID)
+        ]
+        for entry in group.ContentSequence:
+            if entry.get("ValueType") != "IMAGE":
+                continue
+            uid = entry.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID")
+            source = known.get(uid, Dataset())
+            if frames != [source.get("FrameOfReferenceUID")]:
+                yield "Frame of Reference UID in the image library is not the source's; copy it"
+            position = [number_of(item) or 0.0 for item in entry.get("ContentSequence", [])]
+            expected = [float(each) for each in source.get("ImagePositionPatient") or []]
+            if len(position) != len(expected) or not np.allclose(
+                position, expected, atol=POSITION_TOLERANCE_MM
+            ):
+                yield "Image Position (Patient) in the image library is not the source's; copy it"
+
+
+def _check_group(group: Dataset, segmentations: Mapping[str, Dataset]) -> Iterator[str]:
+    items = group.get("ContentSequence", [])
+    for code in (
+        codes.DCM.TrackingIdentifier,
+        codes.DCM.TrackingUniqueIdentifier,
+        codes.DCM.Finding,
+        codes.DCM.AlgorithmName,
+        codes.DCM.AlgorithmVersion,
+        codes.DCM.ReferencedSegment,
+    ):
+        if sum(is_named(item, code) for item in items) != 1:
+            yield f"measurement group has not exactly one {code.meaning}; write it"
+            return
+    findings = [value_of(item) for item in items if is_named(item, codes.DCM.Finding)]
+    answers = [
+        value_of(item)
+        for item in items
+        if item.get("ValueType") == "CODE" and name_of(item) in findings
+    ]
+    if answers != [codes.SCT.Present.value]:
+        yield "measurement group does not say that its finding is present; only such have a region"
+    region = next(item for item in items if is_named(item, codes.DCM.ReferencedSegment))
+    reference = region.ReferencedSOPSequence[0]
+    segmentation = segmentations.get(str(reference.get("ReferencedSOPInstanceUID")))
+    number = reference.get("ReferencedSegmentNumber")
+    if segmentation is None or number not in segments_by_number(segmentation):
+        yield "Referenced Segment is in no SEG that is sent along; correct the reference"
+        return
+    yield from _check_region(items, segmentation, int(number))
+
+
+def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) -> Iterator[str]:
+    segment = segments_by_number(segmentation)[number]
+    for code, keyword in (
+        (codes.DCM.TrackingIdentifier, "TrackingID"),
+        (codes.DCM.TrackingUniqueIdentifier, "TrackingUID"),
+    ):
+        item = next(item for item in items if is_named(item, code))
+        if (item.get("UID") or item.get("TextValue")) != segment.get(keyword):
+            yield f"{code.meaning} is not the segment's {keyword}; use one for both"
+    categories = [value_of(item) for item in items if name_of(item) == FINDING_CATEGORY]
+    described = segment.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()]
+    if categories != [described[0].get("CodeValue")]:
+        yield "Finding category is not the segment's property category; take it from the segment"
+    slices = {
+        str(item.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID"))
+        for item in items
+        if is_named(item, codes.DCM.SourceImageForSegmentation)
+    }
+    if slices != sources_by_segment(segmentation).get(number, set()):
+        yield "Source Image for Segmentation names other slices than the segment's frames; match"
+    for item in items:
+        if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
+            unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
+            stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
+            counted = segment_volume_ml(segmentation, number)
+            if not counted / VOLUME_FACTOR <= stated <= counted * VOLUME_FACTOR:
+                yield "Volume is far from that of the segment's voxels; check value and unit"
+
+
+def _check_tracking(groups: Sequence[Dataset]) -> Iterator[str]:
+    regions: dict[str, tuple[str, int]] = {}
+    for group in groups:
+        items = group.get("ContentSequence", [])
+        uids = [
+            item.get("UID") for item in items if is_named(item, codes.DCM.TrackingUniqueIdentifier)
+        ]
+        segments = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
+        if not uids or not segments:
+            continue
+        reference = segments[0].ReferencedSOPSequence[0]
+        region = (
+            str(reference.get("ReferencedSOPInstanceUID")),
+            int(reference.get("ReferencedSegmentNumber", 0)),
+        )
+        if regions.setdefault(str(uids[0]), region) != region:
+            yield "Tracking Unique Identifier is the same for two regions; derive one for each"

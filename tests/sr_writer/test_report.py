@@ -1,0 +1,338 @@
+"""A report says what the assessment says, of the right patient, and as true as it is."""
+
+from dataclasses import replace
+
+import pytest
+from pydicom.charset import convert_encodings
+from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.valuerep import PersonName
+
+from inference.assessment import Assessment, Text, not_assessed
+from sr_writer.content_items import is_named, number_of, value_of, walk
+from sr_writer.identifiers import device_uid
+from sr_writer.report import report_text, write_report
+from sr_writer.segmentation import write_segmentation
+from tests.sr_writer.series import (
+    BRAIN,
+    HAEMORRHAGE,
+    MODEL,
+    NARRATIVE,
+    PROVENANCE,
+    absent,
+    as_received,
+    as_spooled,
+    bytes_of,
+    make_volume,
+    present,
+    spooled,
+    two_segments,
+    undetermined,
+)
+
+WHY = Text(en="Slices 12 to 14 are missing.", zh="缺少第12至14层。")
+
+
+def written(assessment, volume, **more):
+    segmentation = write_segmentation(assessment, volume, PROVENANCE) if assessment.masks else None
+    report = write_report(assessment, volume.sources, volume, segmentation, PROVENANCE, **more)
+    return as_received(report), segmentation
+
+
+def no_assessment(sources):
+    assessment = not_assessed(MODEL, (WHY,), PROVENANCE.written_at)
+    return as_received(write_report(assessment, sources, None, None, PROVENANCE))
+
+
+def items(report, code):
+    return [item for item in walk(report) if is_named(item, code)]
+
+
+def texts(report):
+    return [item.TextValue for item in walk(report) if "TextValue" in item]
+
+
+def test_a_present_finding_is_a_group_on_its_segment():
+    volume = make_volume()
+    report, segmentation = written(present(volume), volume)
+    assert report.SOPClassUID == Comprehensive3DSRStorage
+    (group,) = items(report, codes.DCM.MeasurementGroup)
+    assert group.ContentTemplateSequence[0].TemplateIdentifier == "1411"
+    (finding,) = items(group, codes.DCM.Finding)
+    assert value_of(finding) == HAEMORRHAGE.value
+    (site,) = items(group, codes.SCT.FindingSite)
+    assert value_of(site) == BRAIN.value
+    assert value_of(site.ContentSequence[0]) == codes.SCT.Left.value
+    (region,) = items(group, codes.DCM.ReferencedSegment)
+    reference = region.ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
+    assert reference.ReferencedSegmentNumber == 1
+    (tracking,) = items(group, codes.DCM.TrackingUniqueIdentifier)
+    assert segmentation.SegmentSequence[0].TrackingUID == tracking.UID
+    assert [number_of(item) for item in items(group, codes.DCM.CertaintyOfFinding)] == [97.3]
+    assert [number_of(item) for item in items(group, codes.SCT.Volume)] == [11.49]
+
+
+def test_two_findings_are_two_groups_with_their_own_tracking():
+    volume = make_volume()
+    report, segmentation = written(two_segments(volume, overlap=True), volume)
+    uids = [item.UID for item in items(report, codes.DCM.TrackingUniqueIdentifier)]
+    assert uids == [segment.TrackingUID for segment in segmentation.SegmentSequence]
+    assert len(set(uids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("assess", "answer"),
+    [(absent, codes.SCT.Absent), (undetermined, codes.SCT.Undetermined)],
+)
+def test_a_finding_without_region_is_question_and_answer(assess, answer):
+    volume = make_volume()
+    report, _ = written(assess(volume), volume)
+    assert not items(report, codes.DCM.MeasurementGroup)
+    (item,) = [item for item in walk(report) if value_of(item) == answer.value]
+    assert item.ConceptNameCodeSequence[0].CodeValue == HAEMORRHAGE.value
+    assert any("Probability that the finding is present" in text for text in texts(item))
+    assert items(item, codes.DCM.CertaintyOfFinding)
+
+
+def test_an_abstention_says_why():
+    volume = make_volume()
+    report, _ = written(undetermined(volume), volume)
+    assert {"The model could not decide.", "模型无法判定。"} <= set(texts(report))
+
+
+def test_it_speaks_both_languages_and_says_that_it_is_a_demonstration():
+    volume = make_volume()
+    report, _ = written(present(volume), volume)
+    said = texts(report)
+    assert {NARRATIVE.en, NARRATIVE.zh} <= set(said)
+    assert any("Unverified second opinion" in text for text in said)
+    assert any("未经核实" in text for text in said)
+    assert "Demonstration model, not for clinical use." in said
+    for item in items(report, codes.DCM.Summary):
+        marked = [value_of(child) for child in item.get("ContentSequence", [])]
+        assert marked == ([] if item.TextValue.isascii() else ["zh"])
+
+
+def test_a_model_that_is_no_demonstration_is_not_called_one():
+    volume = make_volume()
+    assessment = present(volume)
+    model = MODEL.model_copy(update={"demonstration": False})
+    assessment = Assessment(assessment.record.model_copy(update={"model": model}), assessment.masks)
+    report, _ = written(assessment, volume)
+    assert not any("Demonstration" in text for text in texts(report))
+    assert "Demonstration" not in report_text(assessment.record).en
+
+
+def test_completion_is_as_true_as_the_assessment():
+    volume = make_volume()
+    withheld = present(volume)
+    withheld = Assessment(withheld.record.model_copy(update={"narrative": None}), withheld.masks)
+    for assessment, flag in (
+        (present(volume), "COMPLETE"),
+        (absent(volume), "COMPLETE"),
+        (undetermined(volume), "PARTIAL"),
+        (withheld, "PARTIAL"),
+    ):
+        report, _ = written(assessment, volume)
+        assert report.CompletionFlag == flag
+        assert ("CompletionFlagDescription" in report) == (flag == "PARTIAL")
+        assert report.VerificationFlag == "UNVERIFIED"
+        assert report.PreliminaryFlag == "PRELIMINARY"
+
+
+def test_the_model_is_the_one_device_everywhere():
+    volume = make_volume()
+    report, segmentation = written(present(volume), volume)
+    (observer,) = items(report, codes.DCM.DeviceObserverUID)
+    for made in (report, segmentation):
+        (item,) = made.ContributingEquipmentSequence
+        assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert observer.UID == item.DeviceUID == made.DeviceUID == device_uid(MODEL)
+        assert list(item.SoftwareVersions) == ["0.1.0", "Overread 0.1.0"]
+
+
+def test_no_assessment_says_so_and_why_and_names_the_series():
+    volume = spooled(make_volume())
+    report = no_assessment(volume.sources)
+    assert report.CompletionFlag == "PARTIAL"
+    assert report.CompletionFlagDescription == "No assessment was made"
+    assert {"No assessment was made of this series.", WHY.en, WHY.zh} <= set(texts(report))
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    listed = {item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence}
+    assert listed == {source.SOPInstanceUID for source in volume.sources}
+
+
+def test_the_order_of_the_sources_does_not_matter():
+    volume = make_volume()
+    assessment = present(volume)
+    segmentation = write_segmentation(assessment, volume, PROVENANCE)
+    forward, backward = (
+        bytes_of(write_report(assessment, sources, volume, segmentation, PROVENANCE))
+        for sources in (volume.sources, volume.sources[::-1])
+    )
+    assert forward == backward
+
+
+def test_a_retry_makes_the_same_object_and_new_content_another():
+    volume = make_volume()
+    first, second = (bytes_of(written(present(volume), volume)[0]) for _ in range(2))
+    assert first == second
+    assessment = present(volume)
+    revised = replace(PROVENANCE, content="study-revision-2/route-head")
+    segmentation = write_segmentation(assessment, volume, revised)
+    other = write_report(assessment, volume.sources, volume, segmentation, revised)
+    assert other.SOPInstanceUID != written(assessment, volume)[0].SOPInstanceUID
+
+
+def test_a_revision_names_the_report_it_supersedes():
+    volume = make_volume()
+    first, _ = written(present(volume), volume)
+    segmentation = write_segmentation(present(volume), volume, PROVENANCE)
+    second = write_report(
+        present(volume), volume.sources, volume, segmentation, PROVENANCE, predecessor=first
+    )
+    series = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
+
+
+def test_the_order_that_it_answers_is_named():
+    volume = spooled(make_volume())
+    report, _ = written(present(volume), volume)
+    (request,) = report.ReferencedRequestSequence
+    assert request.AccessionNumber == "A-2026-1"
+    assert request.RequestedProcedureID == "RP-7"
+    assert request.StudyInstanceUID == report.StudyInstanceUID
+
+
+def test_the_image_library_holds_what_is_referenced_and_nothing_else():
+    volume = make_volume()
+    assessment = present(volume)
+    report, _ = written(assessment, volume)
+    (group,) = items(report, codes.DCM.ImageLibraryGroup)
+    listed = [
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in group.ContentSequence
+        if item.ValueType == "IMAGE"
+    ]
+    slices = assessment.record.findings[0].evidence.slices
+    assert listed == [volume.sources[index].SOPInstanceUID for index in slices]
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("GB18030", "Zhang^Xiao Dong=张^小东="),
+        ("ISO_IR 192", "Wang^XiaoDong=王^小东="),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("ISO_IR 100", "Müller^Jürgen"),
+        (None, "Plain^Name"),
+    ],
+)
+def test_names_in_any_character_set_arrive_in_utf8(charset, name):
+    volume = make_volume(name=name, charset=charset)
+    if charset is None:
+        for source in volume.sources:
+            del source.SpecificCharacterSet
+    volume = spooled(volume)
+    report, segmentation = written(present(volume), volume)
+    for made in (report, as_received(segmentation)):
+        assert made.SpecificCharacterSet == "ISO_IR 192"
+        assert str(made.PatientName).rstrip("=") == name.rstrip("=")
+
+
+def test_names_in_gb2312_with_escape_sequences_arrive_in_utf8():
+    charset = ["", "ISO 2022 IR 58"]  # the name as in PS3.5 Annex K
+    name = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab="
+    person = PersonName(name, convert_encodings(charset))
+    volume = spooled(make_volume(name=person, charset=charset))
+    assert name.rstrip(b"=") in bytes_of(volume.sources[0])
+    report, _ = written(present(volume), volume)
+    assert str(report.PatientName) == "Zhang^XiaoDong=张^小东"
+
+
+def test_headers_with_next_to_nothing_in_them_are_enough():
+    volume = make_volume()
+    for source in volume.sources:
+        for keyword in (
+            "PatientName",
+            "PatientBirthDate",
+            "PatientSex",
+            "StudyDate",
+            "StudyTime",
+            "StudyID",
+            "AccessionNumber",
+            "ReferringPhysicianName",
+            "SeriesNumber",
+            "RequestAttributesSequence",
+            "SpecificCharacterSet",
+        ):
+            if keyword in source:
+                delattr(source, keyword)
+    report, _ = written(present(volume), volume)
+    assert report.PatientName == ""
+    assert report.SeriesNumber == 9081
+    assert "ReferencedRequestSequence" not in report
+
+
+def test_what_the_hospital_got_wrong_is_copied_and_not_refused():
+    volume = make_volume()
+    for source in volume.sources:
+        source.PatientSex = "X"
+        source["PatientBirthDate"].validation_mode = 0
+        source["PatientBirthDate"].value = "1950"
+    report, segmentation = written(present(volume), volume)
+    for made in (report, segmentation):
+        assert made.PatientSex == "X"
+        assert made["PatientBirthDate"].value == "1950"
+
+
+def test_the_sop_class_is_taken_from_the_file_meta_where_the_data_set_lacks_it():
+    source = as_spooled(make_volume().sources[0])
+    del source.SOPClassUID
+    report = no_assessment([source])
+    series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert series.ReferencedSOPSequence[0].ReferencedSOPClassUID.name == "CT Image Storage"
+    del source.file_meta.MediaStorageSOPClassUID
+    with pytest.raises(ValueError, match="no SOPClassUID"):
+        no_assessment([source])
+
+
+def test_a_series_without_positions_can_be_reported_as_not_assessed():
+    source = make_volume().sources[0]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(source, keyword)
+    source.NumberOfFrames = 12
+    assert no_assessment([source]).CompletionFlag == "PARTIAL"
+
+
+def test_times_are_in_the_time_zone_that_the_source_declares():
+    volume = make_volume()
+    for source in volume.sources:
+        source.TimezoneOffsetFromUTC = "+0800"
+    report, _ = written(present(volume), volume)
+    assert (report.ContentDate, report.ContentTime) == ("20261121", "183005")
+    assert report.TimezoneOffsetFromUTC == "+0800"
+
+
+def test_the_plain_text_names_no_patient():
+    volume = make_volume()
+    said = report_text(undetermined(volume).record)
+    assert "undetermined (probability 55.0%). The model could not decide." in said.en
+    assert "无法判定（概率 55.0%）。模型无法判定。" in said.zh
+    for text in (said.en, said.zh):
+        assert "P-0042" not in text
+        assert "Zhang" not in text
+
+
+def test_a_report_without_sources_is_refused():
+    with pytest.raises(ValueError, match="needs the instances"):
+        no_assessment([])
+
+
+def test_a_present_finding_without_segmentation_is_refused():
+    volume = make_volume()
+    with pytest.raises(ValueError, match="no segmentation shows it"):
+        write_report(present(volume), volume.sources, volume, None, PROVENANCE)
