@@ -218,5 +218,8 @@ def _end_of_fragments(source: _Bytes, start: int) -> int:
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
+    try:
+        value = header.get(keyword)
+    except Exception as error:  # values are parsed on access
+        raise IntakeError(CANNOT_UNDERSTAND, f"{keyword} cannot be parsed") from error
     return "" if value is None else str(value).strip()

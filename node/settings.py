@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     node: NodeSettings = NodeSettings()
     web: WebSettings = WebSettings()
     delivery: Delivery = Delivery()
-    peers: tuple[Peer, ...] = Field(min_length=1)
-    routes: tuple[Route, ...] = Field(min_length=1)
+    peers: tuple[Peer, ...] = ()
+    routes: tuple[Route, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [peer.name for peer in self.peers]
+        for section, entries in (("peers", self.peers), ("routes", self.routes)):
+            if not entries:
+                raise ValueError(f"{section}: there are none; add a [[{section}]] section")
         for name in sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"peers: the name '{name}' is used twice; give each peer its own")
         routes = [route.name for route in self.routes]

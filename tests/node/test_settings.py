@@ -1,0 +1,92 @@
+"""The configuration: every mistake is named with its key and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from node.settings import SettingsError, load_settings
+
+GOOD = """
+[node]
+ae_title = "OVERREAD"
+state_dir = "/tmp/overread"
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "10.0.0.1"
+port = 104
+[[routes]]
+name = "head"
+when = 'Modality == "CT"'
+model = "builtin/head_ct"
+results_to = ["pacs"]
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def write_and_load(text):
+        path = tmp_path / "overread.toml"
+        path.write_text(text)
+        return load_settings(path)
+
+    return write_and_load
+
+
+def test_the_annotated_example_is_valid():
+    settings = load_settings(Path(__file__).parents[2] / "config" / "overread.toml")
+    assert settings.node.ae_title == "OVERREAD"
+    assert settings.routes[0].results_to == ("pacs",)
+
+
+def test_the_environment_overrides_the_file(load, monkeypatch):
+    monkeypatch.setenv("OVERREAD_NODE__DATABASE_URL", "postgresql://overread@db/overread")
+    settings = load(GOOD)
+    assert settings.database_url == "postgresql+psycopg://overread@db/overread"
+    assert settings.node.ae_title == "OVERREAD"
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        (
+            ("port = 104", "port = 104000"),
+            "peers.0.port: Input should be less than or",
+        ),
+        (("port = 104", "prt = 104"), "peers.0.prt: unknown key; did you mean 'port'?"),
+        (("port = 104", ""), "peers.0.port: is missing"),
+        (('"PACS"', '"A TITLE THAT IS TOO LONG"'), "an AE title has 1 to 16"),
+        (('"PACS"', r'"PA\\CS"'), "an AE title has 1 to 16"),
+        (
+            ('["pacs"]', '["pax"]'),
+            "routes.head.results_to: no peer is named 'pax'; peers are",
+        ),
+        (('Modality == "CT"', 'Modalty == "CT"'), "routes.0.when: 'Modalty' is not an attribute"),
+        (('Modality == "CT"', "Modality == "), "routes.0.when: Failed to parse"),
+        (('Modality == "CT"', "SliceThickness"), "a rule answers true or false"),
+        (('"/tmp/overread"', '"/tmp/overread"\nquiet_seconds = -1'), "node.quiet_seconds"),
+        (('"/tmp/overread"', '"/tmp/o"\ndatabase_url = "mysql://x"'), "use sqlite:///PATH or"),
+        (("[[peers]]", '[web]\nhost = "0.0.0.0"\n[[peers]]'), "no login yet: use 127.0.0.1"),
+        (("[[peers]]", "[[pears]]"), "pears: unknown key; did you mean 'peers'?"),
+        (("[node]", "[nodes]"), "nodes: unknown key; did you mean 'node'?"),
+        (("[node]", "[node"), "is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(load, change, mistake):
+    with pytest.raises(SettingsError) as refused:
+        load(GOOD.replace(*change))
+    assert mistake in str(refused.value)
+    assert "overread.toml" in str(refused.value)
+
+
+def test_all_mistakes_are_named_at_once(load):
+    bad = GOOD.replace("port = 104", "port = 0").replace('"OVERREAD"', '""')
+    bad = bad.replace("model", "modle")
+    with pytest.raises(SettingsError) as refused:
+        load(bad)
+    assert len(refused.value.mistakes) == 4  # modle is unknown, and model is missing
+
+
+def test_a_missing_file_says_where_to_start(tmp_path):
+    with pytest.raises(SettingsError, match=r"start from config/overread\.toml"):
+        load_settings(tmp_path / "nothing.toml")
