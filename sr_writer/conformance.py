@@ -98,7 +98,7 @@ def check_objects(
             found += _check_speaker(made, model)
         except MALFORMED as error:
             found = [f"cannot be checked ({error!r}); write it again"]
-        problems += [f"{kind}: {problem}" for problem in found]
+        problems += [f"{kind}: {problem}" for problem in dict.fromkeys(found)]
     return problems
 
 

@@ -154,7 +154,7 @@ def _check_evidence(
                     target.get("StudyInstanceUID"),
                     target.get("SeriesInstanceUID"),
                 ):
-                    yield f"{where} lists {uid} in the wrong study or series; correct it"
+                    yield f"{where} lists instances in the wrong study or series; correct it"
     referenced = {str(header.SOPInstanceUID) for header in headers}
     for item in walk(made):
         for reference in item.get("ReferencedSOPSequence", []):

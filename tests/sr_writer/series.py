@@ -27,6 +27,8 @@ from inference.volume import Geometry, GeometryVerdict, Volume
 from sr_writer.provenance import Provenance
 
 HAEMORRHAGE = Code(value="50960005", scheme="SCT", meaning="Hemorrhage")
+MIDLINE_SHIFT = Code(value="RID39486", scheme="RADLEX", meaning="Midline shift")
+HYDROCEPHALUS = Code(value="230745008", scheme="SCT", meaning="Hydrocephalus")
 ABNORMAL = Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure")
 BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
 VOLUME = Code(value="118565006", scheme="SCT", meaning="Volume")
@@ -246,6 +248,19 @@ def absent(volume) -> Assessment:
 def undetermined(volume) -> Assessment:
     reason = Text(en="The model could not decide.", zh="模型无法判定。")
     return without_region(volume, Presence.UNDETERMINED, probability=0.55, reason=reason)
+
+
+def mixed(volume) -> Assessment:
+    """A finding of each kind in one assessment."""
+    shown = present(volume)
+    findings = (
+        *shown.record.findings,
+        *(
+            each(volume).record.findings[0].model_copy(update={"code": code, "name": code.meaning})
+            for each, code in ((absent, MIDLINE_SHIFT), (undetermined, HYDROCEPHALUS))
+        ),
+    )
+    return Assessment(shown.record.model_copy(update={"findings": findings}), shown.masks)
 
 
 def two_segments(volume, *, overlap) -> Assessment:

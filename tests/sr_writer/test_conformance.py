@@ -1,4 +1,4 @@
-"""The gate lets good objects through and stops every single fault, with a sentence that says why."""
+"""The gate lets good objects through and stops every single fault, saying which."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from inference.assessment import Text, not_assessed
 from sr_writer.conformance import check_objects
@@ -13,6 +14,7 @@ from sr_writer.content_items import is_named, walk
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
 from tests.sr_writer.series import (
+    HAEMORRHAGE,
     MODEL,
     OBLIQUE,
     PROVENANCE,
@@ -20,6 +22,7 @@ from tests.sr_writer.series import (
     absent,
     as_received,
     make_volume,
+    mixed,
     present,
     spooled,
     two_segments,
@@ -113,11 +116,8 @@ def other_patient_in_both(report, segmentation):
 
 
 def undetermined_yet_complete(report, _):
-    answer = next(
-        each
-        for each in group(report).ContentSequence
-        if each.ValueType == "CODE" and each.RelationshipType == "CONTAINS"
-    )
+    question = Code(HAEMORRHAGE.value, HAEMORRHAGE.scheme, HAEMORRHAGE.meaning)
+    answer = item(report, question)
     answer.ConceptCodeSequence[0].CodeValue = codes.SCT.Undetermined.value
 
 
@@ -282,7 +282,7 @@ def test_problems_name_object_attribute_and_remedy_but_no_patient():
     )
 
 
-@pytest.mark.parametrize("assess", [present, absent, undetermined])
+@pytest.mark.parametrize("assess", [present, absent, undetermined, mixed])
 @pytest.mark.parametrize("orientation", [SAGITTAL, OBLIQUE])
 @pytest.mark.parametrize("descending", [False, True])
 def test_good_objects_pass(assess, orientation, descending):

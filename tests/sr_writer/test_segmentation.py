@@ -1,6 +1,7 @@
 """A SEG lies exactly where the masks are, in patient coordinates, read by another reader."""
 
 import time
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -171,8 +172,16 @@ def test_many_segments_keep_their_voxels():
 
 
 def test_a_head_of_160_slices_is_written_in_two_seconds():
-    volume = make_volume(shape=(160, 512, 512), spacing=(1.0, 0.45, 0.45))
-    assessment = present(volume)
+    coarse = make_volume(shape=(160, 8, 8), spacing=(1.0, 29.0, 29.0))
+    for source in coarse.sources:
+        source.Rows = source.Columns = 512
+    voxels = np.zeros((160, 512, 512), np.float32)
+    grid = hd.Volume(voxels, coarse.grid.affine, "PATIENT", coarse.grid.frame_of_reference_uid)
+    volume = replace(coarse, grid=grid)
+    mask = np.zeros(voxels.shape, bool)
+    mask[40:100, 200:300, 200:300] = True
+    record = present(make_volume()).record.model_copy(update={"findings": ()})
+    assessment = Assessment(record, {1: mask})
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

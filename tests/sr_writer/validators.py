@@ -1,11 +1,30 @@
 """The outside judges of what we write: dciodvfy, PixelMed's DicomSRValidator, DCMTK's dsrdump."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 JAVA_FOLDER = Path("/usr/share/java")
 PIXELMED_JARS = ("pixelmed.jar", "Saxon-HE.jar")
+
+PIXELMED_FALSE_ERRORS = (
+    # TID 1500 row 12b includes TID 4019 Algorithm Identification in the Qualitative Evaluations
+    # container by HAS CONCEPT MOD. PixelMed checks its TEXT items against row 14 too, TEXT of any
+    # concept name by CONTAINS, since that row's wildcard matches every TEXT in the container.
+    (
+        r"\[Row 14\] TEXT \*.*"
+        r'TEXT \(111001,DCM,"Algorithm Name"\): Incorrect relationship - expected CONTAINS'
+    ),
+    (
+        r"\[Row 14\] TEXT \*.*"
+        r'TEXT \(111003,DCM,"Algorithm Version"\): Incorrect relationship - expected CONTAINS'
+    ),
+    (
+        r"\[Row 14\] TEXT \*.*"
+        r'TEXT \(122405,DCM,"Algorithm Manufacturer"\): Incorrect relationship - expected CONTAINS'
+    ),
+)
 
 
 def dciodvfy_missing() -> str | None:
@@ -34,6 +53,15 @@ def dciodvfy(path: Path) -> list[str]:
     )
     lines = (done.stdout + done.stderr).splitlines()
     return [line for line in lines if line.startswith(("Error", "Warning"))]
+
+
+def pixelmed_errors(path: Path) -> list[str]:
+    """Return the errors of PixelMed's SR validator that are not known to be false."""
+    return [
+        line
+        for line in pixelmed_validate(path)
+        if line.startswith("Error") and not any(re.search(e, line) for e in PIXELMED_FALSE_ERRORS)
+    ]
 
 
 def pixelmed_validate(path: Path) -> list[str]:
@@ -66,6 +94,9 @@ def pixelmed_validate(path: Path) -> list[str]:
 def dsrdump(path: Path) -> str:
     """Return the document as DCMTK reads it; raises CalledProcessError where it does not."""
     done = subprocess.run(
-        ["/usr/bin/dsrdump", "+Pc", "+U8", str(path)], capture_output=True, text=True, check=True
+        ["/usr/bin/dsrdump", "+Pc", "+Pl", "+U8", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout + done.stderr
