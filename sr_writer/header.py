@@ -26,6 +26,8 @@ GB2312_ESCAPE = "\x1b$)A"
 
 MIN_SERIES_NUMBER, MAX_SERIES_NUMBER = 1, 10_000_000
 SERIES_NUMBER_WITHOUT_SOURCE = 90
+MAX_UTC_OFFSET = timedelta(hours=14)
+"""PS3.3 C.12.1.1.8: from -1200 to +1400."""
 
 # PS3.3 Patient, General Study, Patient Study and Clinical Trial modules: Type 2, then optional.
 ALWAYS_PRESENT = (
@@ -43,7 +45,6 @@ COPIED_IF_PRESENT = (
     "IssuerOfPatientID",
     "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDsSequence",
-    "PatientAge",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "DeidentificationMethodCodeSequence",
@@ -123,11 +124,12 @@ def constructor_header(header: Dataset) -> Dataset:
     """Return `header` without values that highdicom's constructors reject.
 
     A hospital's birth date of `1950` or sex of `X` is its to correct, not ours to refuse a report
-    for: `stamp` writes what the source said.
+    for, and a name it finds odd it would quote in a warning, which ends in logs: `stamp` writes
+    what the source said.
     """
     accepted = Dataset()
     accepted.update(header)
-    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+    for keyword in ALWAYS_PRESENT:
         _set(accepted, keyword, None)
     return accepted
 
@@ -229,6 +231,8 @@ def _local(moment: datetime, header: Dataset) -> datetime:
     if len(declared) != 5 or declared[0] not in "+-" or not declared[1:].isdigit():
         return moment
     offset = timedelta(hours=int(declared[1:3]), minutes=int(declared[3:]))
+    if offset > MAX_UTC_OFFSET:
+        return moment
     return moment.astimezone(timezone(-offset if declared[0] == "-" else offset))
 
 
@@ -236,7 +240,10 @@ def _copy(source: Dataset, keywords: Iterable[str]) -> Dataset:
     copied = Dataset()
     for keyword in keywords:
         if keyword in source:
-            _set(copied, keyword, _decoded(source[keyword]))
+            try:
+                _set(copied, keyword, _decoded(source[keyword]))
+            except ValueError:  # a number that is none says no more than a missing one
+                continue
     return copied
 
 

@@ -86,7 +86,7 @@ def _procedures_reported(header: Dataset) -> list[sr.CodeContentItem]:
     performed: list[sr.CodedConcept | StandardCode] = [
         sr.CodedConcept.from_dataset(item)
         for item in header.get("ProcedureCodeSequence", [])
-        if "CodeValue" in item and "CodingSchemeDesignator" in item and "CodeMeaning" in item
+        if _is_whole(item)
     ]
     by_modality = PROCEDURE_BY_MODALITY.get(header.get("Modality", ""), IMAGING_PROCEDURE)
     return [
@@ -97,6 +97,12 @@ def _procedures_reported(header: Dataset) -> list[sr.CodeContentItem]:
         )
         for procedure in performed or [by_modality]
     ]
+
+
+def _is_whole(code: Dataset) -> bool:
+    """Return whether a source's code has all its parts, none too long (PS3.5 Table 6.2-1)."""
+    limits = (("CodeValue", 16), ("CodingSchemeDesignator", 16), ("CodeMeaning", 64))
+    return all(0 < len(str(code.get(keyword) or "")) <= limit for keyword, limit in limits)
 
 
 def _referenced_slices(record: AssessmentRecord) -> list[int]:

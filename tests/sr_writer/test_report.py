@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from pydicom import Dataset
 from pydicom.charset import convert_encodings
+from pydicom.dataelem import RawDataElement
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 from pydicom.uid import Comprehensive3DSRStorage
 from pydicom.valuerep import PersonName
 
 from inference.assessment import Assessment, Text, not_assessed
+from sr_writer.conformance import check_objects
 from sr_writer.content_items import is_named, number_of, value_of, walk
 from sr_writer.identifiers import device_uid
 from sr_writer.report import report_text, write_report
@@ -287,6 +291,46 @@ def test_what_the_hospital_got_wrong_is_copied_and_not_refused():
     for made in (report, segmentation):
         assert made.PatientSex == "X"
         assert made["PatientBirthDate"].value == "1950"
+
+
+def test_the_procedure_and_other_identifiers_are_the_source_s():
+    volume = make_volume()
+    for source in volume.sources:
+        whole, partial = Dataset(), Dataset()
+        whole.CodeValue, whole.CodingSchemeDesignator = "CT01", "99HIS"
+        whole.CodeMeaning = "头颅CT平扫"
+        partial.CodeValue, partial.CodingSchemeDesignator, partial.CodeMeaning = "", "", "CT"
+        source.ProcedureCodeSequence = [whole, partial]
+        other = Dataset()
+        other.PatientID, other.TypeOfPatientID = "张-1", "TEXT"
+        source.OtherPatientIDsSequence = [other]
+    volume = spooled(volume)
+    report, segmentation = written(present(volume), volume)
+    (procedure,) = items(report, codes.DCM.ProcedureReported)
+    assert procedure.ConceptCodeSequence[0].CodeMeaning == "头颅CT平扫"
+    assert report.OtherPatientIDsSequence[0].PatientID == "张-1"
+    assert check_objects([report, as_received(segmentation)], volume.sources, model=MODEL) == []
+
+
+def test_numbers_that_are_none_count_as_missing():
+    volume = make_volume()
+    for source in volume.sources:
+        del source.SeriesNumber
+        source[0x00200011] = RawDataElement(
+            Tag(0x00200011), "IS", 4, b"abc ", 0, is_implicit_VR=False, is_little_endian=True
+        )
+        source.TimezoneOffsetFromUTC = "+9900"
+    report, _ = written(present(volume), volume)
+    assert report.SeriesNumber == 9081
+    assert report.ContentTime == "103005"
+
+
+def test_no_warning_quotes_the_patient(recwarn):
+    volume = make_volume(name="OneComponent")
+    report, segmentation = written(present(volume), volume)
+    check_objects([report, segmentation], volume.sources)
+    assert not [warning for warning in recwarn if "OneComponent" in str(warning.message)]
+    assert report.PatientName == "OneComponent"
 
 
 def test_the_sop_class_is_taken_from_the_file_meta_where_the_data_set_lacks_it():
