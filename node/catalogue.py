@@ -140,11 +140,8 @@ class Catalogue:
     def unlisted(self, study: str, instances: dict[str, tuple[str, ...]]) -> list[InstanceKey]:
         """Those instances of the spool's study that the catalogue has not heard of."""
         with self.session() as session:
-            listed = set(
-                session.execute(
-                    select(Instance.series_uid, Instance.uid).where(Instance.study_uid == study)
-                ).tuples()
-            )
+            query = select(Instance.series_uid, Instance.uid).where(Instance.study_uid == study)
+            listed = {(series, instance) for series, instance in session.execute(query)}
         return [
             InstanceKey(study, series, instance)
             for series, uids in instances.items()

@@ -152,7 +152,11 @@ def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
             stream, implicit, little, stop_when=lambda tag, _vr, _length: tag >= min(_PIXEL_DATA)
         )
         _check_whole(header)
-        stream.seek(_end_of_pixel_data(encoded, stream.tell(), implicit=implicit, little=little))
+        start = stream.tell()
+        end = _end_of_pixel_data(encoded, start, implicit=implicit, little=little)
+        if not transfer_syntax.is_compressed and end - start < _native_length(header):
+            raise IntakeError(CANNOT_UNDERSTAND, "pixel data are shorter than the image")
+        stream.seek(end)
         _check_whole(read_dataset(stream, implicit, little))
     except IntakeError:
         raise
@@ -215,6 +219,13 @@ def _end_of_fragments(source: _Bytes, start: int) -> int:
     if source.tag(start) != _SEQUENCE_END or source.number(start + 4, 4) != 0:
         raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short in the pixel data")
     return start + 8
+
+
+def _native_length(header: Dataset) -> int:
+    """Bytes that the pixels of an uncompressed image take (PS3.5 Section 8.1.1)."""
+    pixels = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
+    frames = int(header.get("NumberOfFrames") or 1)
+    return pixels * frames * int(header.BitsAllocated) // 8
 
 
 def _text(header: Dataset, keyword: str) -> str:

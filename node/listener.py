@@ -14,7 +14,7 @@ from typing import cast
 
 import structlog
 from pydicom import Dataset, dcmread
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from sqlalchemy.exc import SQLAlchemyError
@@ -101,6 +101,8 @@ class Listener:
 
     def start(self) -> None:
         """Listen; returns at once. Raises OSError if the port is taken."""
+        # pynetdicom would abort the association over a hostile UID; `inspect` answers it instead.
+        _config.VALIDATORS["UI"] = lambda _uid: (True, "")
         self._spool.prepare()
         node = self._settings.node
         self._entity = _application_entity(self._settings)

@@ -85,10 +85,10 @@ def deliver(catalogue: Catalogue, run_id: str, state: DeliveryState, **columns):
     catalogue.record_attempt(delivery, objects, state=state, **said)
 
 
-def write_results(settings: Settings, run_id: str, assess=present, shape=(24, 48, 40)):
+def write_results(settings: Settings, run_id: str, assess=present):
     """What the steps leave in a run's folder."""
     folder = RunFolder(settings.runs_dir / run_id)
-    volume = make_volume(shape=shape)
+    volume = make_volume()
     assessment = assess(volume)
     folder.save_assessment(assessment)
     segmentation = None
@@ -99,4 +99,3 @@ def write_results(settings: Settings, run_id: str, assess=present, shape=(24, 48
         REPORT, write_report(assessment, volume.sources, volume, segmentation, PROVENANCE)
     )
     folder.save_pictures(draw_key_slices(assessment, volume))
-    return assessment

@@ -1,0 +1,57 @@
+"""Configurations and free ports for nodes under test."""
+
+import socket
+
+
+def free_ports(count):
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def write_config(
+    folder, *, pacs_port=None, ae_title="PACS", rule='Modality == "CT"', extra="", **node
+):
+    """An `overread.toml` in `folder`, for a node there; `node` has keys of its section."""
+    listen, web, pacs = free_ports(3)
+    node = {
+        "ae_title": "OVERREAD",
+        "host": "127.0.0.1",
+        "port": listen,
+        "state_dir": str(folder / "state"),
+        "quiet_seconds": 1.5,
+        "min_free_gb": 0.1,
+        **node,
+    }
+    (folder / "state").mkdir(exist_ok=True)
+    lines = [f"{key} = {_toml(value)}" for key, value in node.items()]
+    text = "\n".join(
+        [
+            "[node]",
+            *lines,
+            "[web]",
+            f"port = {web}",
+            "[delivery]",
+            "first_retry_seconds = 0.5",
+            "longest_retry_seconds = 2",
+            "[[peers]]",
+            'name = "pacs"',
+            f'ae_title = "{ae_title}"',
+            'host = "127.0.0.1"',
+            f"port = {pacs_port or pacs}",
+            "[[routes]]",
+            'name = "head"',
+            f"when = '{rule}'",
+            'model = "builtin/head_ct"',
+            'results_to = ["pacs"]',
+        ]
+    )
+    path = folder / "overread.toml"
+    path.write_text(text)
+    return path
+
+
+def _toml(value):
+    return str(value).lower() if isinstance(value, (bool, int, float)) else f'"{value}"'
