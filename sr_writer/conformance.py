@@ -15,7 +15,7 @@ from pydicom.valuerep import DA, TM
 
 from inference.assessment import ModelIdentity
 from sr_writer.content_items import walk
-from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT, UTF_8, plain_header
+from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT, UTF_8, plain_headers
 from sr_writer.identifiers import device_uid
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
@@ -76,7 +76,7 @@ def check_objects(
     if not objects or not sources:
         return ["there are no objects or no source instances to check them against"]
     try:
-        headers = [plain_header(source) for source in sources]
+        headers = plain_headers(sources)
     except ValueError as error:
         return [f"source: {error}"]
     problems = list(_check_sources(headers))
@@ -104,7 +104,7 @@ def check_objects(
 
 def _check_sources(headers: Sequence[Dataset]) -> Iterator[str]:
     for keyword in SHARED_BY_SOURCES:
-        if len({str(header.get(keyword, "")) for header in headers}) > 1:
+        if len({str(header.get(keyword) or "") for header in headers}) > 1:
             yield f"source: {keyword} differs between instances; send one series of one study"
 
 

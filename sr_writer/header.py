@@ -1,11 +1,11 @@
 """Patient, study and equipment: what every object of ours takes from its source and says of itself.
 
 Sources come from any modality and any decade: attributes are missing or empty, the character set
-is whatever the hospital uses, text in sequences may still be undecoded bytes. `plain_header` makes
+is whatever the hospital uses, text in sequences may still be undecoded bytes. `plain_headers` makes
 one clean, decoded copy of what the writers need; everything else works on that.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from highdicom import ContributingEquipment, SOPClass
@@ -61,22 +61,25 @@ COPIED_IF_PRESENT = (
     "ClinicalTrialSubjectReadingID",
     "TimezoneOffsetFromUTC",
 )
-SOURCE_ONLY = (
+EVERY_SLICE = (
     "SOPClassUID",
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
-    "SeriesNumber",
+    "PatientID",
+    "AccessionNumber",
     "Modality",
     "FrameOfReferenceUID",
-    "PositionReferenceIndicator",
     "Rows",
     "Columns",
-    "NumberOfFrames",
     "PixelSpacing",
     "SliceThickness",
     "ImageOrientationPatient",
     "ImagePositionPatient",
+)
+FIRST_SLICE = (
+    "SeriesNumber",
+    "PositionReferenceIndicator",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
@@ -88,24 +91,33 @@ SOURCE_ONLY = (
 )
 
 
-def plain_header(source: Dataset) -> Dataset:
-    """Return a decoded copy of the attributes of `source` that the writers use.
+def plain_headers(sources: Sequence[Dataset]) -> list[Dataset]:
+    """Return decoded copies of the attributes of `sources` that the writers use, in their order.
 
-    Type 2 attributes that the source lacks are there, empty. Text is Unicode, so that the copy can
+    The first carries the patient, the study and the order, with Type 2 attributes that the source
+    lacks there but empty; all carry what tells slices apart. Text is Unicode, so that a copy can
     be written in any character set that encodes it.
 
     Raises
     ------
     ValueError
-        Where the source does not say which object it is.
+        Where a source does not say which object it is.
     """
-    header = _copy(source, (*ALWAYS_PRESENT, *COPIED_IF_PRESENT, *SOURCE_ONLY))
+    keywords = (*EVERY_SLICE, *ALWAYS_PRESENT, *COPIED_IF_PRESENT, *FIRST_SLICE)
+    headers = [_identified(sources[0], keywords)]
+    headers += [_identified(source, EVERY_SLICE) for source in sources[1:]]
+    for keyword in ALWAYS_PRESENT:
+        if keyword not in headers[0]:
+            _set(headers[0], keyword, None)
+    return headers
+
+
+def _identified(source: Dataset, keywords: Iterable[str]) -> Dataset:
+    """Return the copy of one source, its identity completed from the file meta where need be."""
+    header = _copy(source, keywords)
     meta = getattr(source, "file_meta", Dataset())
-    for keyword, meta_keyword in (
-        ("SOPClassUID", "MediaStorageSOPClassUID"),
-        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
-    ):
-        value = header.get(keyword) or meta.get(meta_keyword)
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        value = header.get(keyword) or meta.get(f"MediaStorage{keyword}")
         if not value:
             raise ValueError(
                 f"a source instance has no {keyword}, nor its file meta: have it resent"
@@ -114,9 +126,6 @@ def plain_header(source: Dataset) -> Dataset:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         if not header.get(keyword):
             raise ValueError(f"source {header.SOPInstanceUID} has no {keyword}: have it resent")
-    for keyword in ALWAYS_PRESENT:
-        if keyword not in header:
-            _set(header, keyword, None)
     return header
 
 

@@ -10,7 +10,7 @@ from inference.volume import Volume
 from sr_writer.header import (
     UTF_8,
     constructor_header,
-    plain_header,
+    plain_headers,
     referenced_request,
     series_number,
     stamp,
@@ -59,19 +59,22 @@ def write_report(
     if not sources:
         raise ValueError("a report needs the instances that it reports on")
     record = assessment.record
-    slices = [plain_header(source) for source in (sources if volume is None else volume.sources)]
-    evidence = {header.SOPInstanceUID: header for header in slices}
-    for source in sources:
-        if source.get("SOPInstanceUID") not in evidence:
-            header = plain_header(source)
-            evidence[header.SOPInstanceUID] = header
+    if volume is None:
+        slices = plain_headers(sorted(sources, key=_uid))
+        others = []
+    else:
+        slices = plain_headers(volume.sources)
+        known = set(map(_uid, volume.sources))
+        rest = [source for source in sources if _uid(source) not in known]
+        others = plain_headers(sorted(rest, key=_uid)) if rest else []
     first = slices[0]
     root = measurement_report(record, slices, segmentation, provenance)
     try:
         made = Comprehensive3DSR(
             evidence=[
                 constructor_header(first),
-                *(evidence[uid] for uid in sorted(evidence)),
+                *slices[1:],
+                *others,
                 *([] if segmentation is None else [segmentation]),
             ],
             content=root,
@@ -117,6 +120,11 @@ def report_text(record: AssessmentRecord) -> Text:
     english += ["", f"Model: {model.name} {model.version}, {model.manufacturer}.", use.en]
     chinese += ["", f"模型：{model.name} {model.version}，{model.manufacturer}。", use.zh]
     return Text(en="\n".join(english), zh="\n".join(chinese))
+
+
+def _uid(source: Dataset) -> str:
+    """Return what sources are told apart by, so that their order makes no difference."""
+    return str(source.get("SOPInstanceUID", ""))
 
 
 def _shortfall(record: AssessmentRecord) -> str | None:

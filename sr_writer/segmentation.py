@@ -15,7 +15,7 @@ from sr_writer.coding import concept
 from sr_writer.header import (
     UTF_8,
     constructor_header,
-    plain_header,
+    plain_headers,
     series_number,
     stamp,
 )
@@ -53,7 +53,7 @@ def write_segmentation(
     """
     record = assessment.record
     masks = _masks_in_order(assessment, volume)
-    headers = [plain_header(source) for source in volume.sources]
+    headers = plain_headers(volume.sources)
     _check_positions(headers, volume)
     first = headers[0]
     measures = _pixel_measures(first, volume)

@@ -177,6 +177,7 @@ def test_the_order_of_the_sources_does_not_matter():
         for sources in (volume.sources, volume.sources[::-1])
     )
     assert forward == backward
+    assert bytes_of(no_assessment(volume.sources)) == bytes_of(no_assessment(volume.sources[::-1]))
 
 
 def test_a_retry_makes_the_same_object_and_new_content_another():
