@@ -123,6 +123,7 @@ class RunView:
     report: Text | None
     pictures: tuple[Picture, ...]
     objects: tuple[ObjectFile, ...]
+    damaged: bool  # something is there that cannot be read
 
 
 class Pages:
@@ -146,7 +147,8 @@ class Pages:
         """The studies that received something last."""
         rows = study_rows(self._catalogue.worklist())
         demonstrates = any(_demonstrates(self._record(run)) for row in rows for run in row.runs)
-        return self._page("worklist.html", rows=rows, demonstrates=demonstrates)
+        aside = self._spool.aside()
+        return self._page("worklist.html", rows=rows, demonstrates=demonstrates, kept_aside=aside)
 
     def study(self, request: Request) -> Response:
         """One study, its runs of the latest content first."""
@@ -232,12 +234,14 @@ class Pages:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            log.error("assessment.unreadable", run=run.run_id, error=type(error).__name__)  # noqa: TRY400
+            reason = type(error).__name__
+            log.error("assessment.unreadable", run=run.run_id, reason=reason)  # noqa: TRY400
             return None
 
     def _run_view(self, run: RunRow) -> RunView:
         folder = RunFolder(self._settings.runs_dir / run.run_id)
         record = self._record(run)
+        objects = _object_files(folder)
         return RunView(
             row=run,
             bars=_bars(run),
@@ -247,7 +251,9 @@ class Pages:
                 Picture(path.name, int(path.stem.removeprefix("slice_")) + 1)
                 for path in folder.pictures()
             ),
-            objects=_object_files(folder),
+            objects=objects,
+            damaged=(record is None and folder.has_assessment())
+            or len(objects) < len(folder.object_paths()),
         )
 
     def _health(self) -> Health:
@@ -389,8 +395,9 @@ def _object_files(folder: RunFolder) -> tuple[ObjectFile, ...]:
         try:
             meta = read_file_meta_info(path)
             kilobytes = path.stat().st_size / 1000
-        except (OSError, InvalidDicomError):
-            log.exception("object.unreadable", run=folder.path.name, object=path.name)
+        except (OSError, InvalidDicomError) as error:
+            reason = type(error).__name__
+            log.error("object.unreadable", run=folder.path.name, file=path.name, reason=reason)  # noqa: TRY400
             continue
         files.append(
             ObjectFile(
