@@ -599,8 +599,8 @@ def test_a_head_of_160_slices_is_assembled_quickly(tmp_path):
         tmp_path, stored, grid_affine(), slopes=[1.0] * 160, intercepts=[-1024.0] * 160
     )
     assemble(paths[:5])
-    start = time.perf_counter()
+    start = time.process_time()
     assembled = assemble(paths)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert assembled.volume is not None
-    assert seconds < 6, "four times what it takes on one core"
+    assert seconds < 3, "processor time: twice what one core may take"
