@@ -186,7 +186,12 @@ class Pages:
         """The page of a request that asks for what is not there."""
         if not isinstance(error, HTTPException):
             raise error
-        return self._error(error.status_code, f"{error.detail}.", "Go back to the worklist.")
+        return self._error(
+            error.status_code,
+            f"{error.detail}.",
+            "Go back to the worklist.",
+            alarms=self._health().alarms,
+        )
 
     def no_database(self, request: Request, error: Exception) -> Response:
         """The page while the catalogue cannot be asked."""
@@ -210,10 +215,12 @@ class Pages:
         alarms = self._health().alarms
         return HTMLResponse(self._templates.get_template(template).render(alarms=alarms, **context))
 
-    def _error(self, status: int, text: str, remedy: str) -> Response:
+    def _error(
+        self, status: int, text: str, remedy: str, *, alarms: tuple[Alarm, ...] = ()
+    ) -> Response:
         page = self._templates.get_template("error.html")
         content = page.render(
-            alarms=(), demonstrates=False, status=status, text=text, remedy=remedy
+            alarms=alarms, demonstrates=False, status=status, text=text, remedy=remedy
         )
         return HTMLResponse(content, status_code=status, headers=SECURITY_HEADERS)
 

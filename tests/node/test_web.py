@@ -310,7 +310,7 @@ def test_a_run_that_ended_badly_is_an_alarm_on_every_page(client, catalogue, del
     answer = client.get("/healthz")
     assert answer.status_code == 503
     assert answer.json()["alarms"][0]["studies"] == ["1.2.4"]
-    for path in ("/", "/studies/1.2.3"):
+    for path in ("/", "/studies/1.2.3", "/nothing"):
         page = client.get(path)
         assert "Alarm: One result failed or could not be delivered" in text(page)
         assert 'href="/studies/1.2.4"' in page.text
