@@ -1,0 +1,62 @@
+"""Runs the node, and kills its worker once, at a step of the workflow: before or after its work.
+
+    python crash_at.py FLAG STEP before|after serve --config ...
+
+"After" is when the step has done its work but the engine has not yet noted it.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path.cwd()))  # the code under test is where the node is started
+FLAG = Path(sys.argv[1])
+STEP, MOMENT = sys.argv[2], sys.argv[3]
+
+
+def die_once():
+    try:
+        FLAG.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def patch(module, name):
+    work = getattr(module, name)
+
+    def dying(*arguments):
+        if MOMENT == "before":
+            die_once()
+        result = work(*arguments)
+        die_once()
+        return result
+
+    setattr(module, name, dying)
+
+
+if __name__ == "__main__":
+    from node import delivery, steps, supervisor
+    from node.cli import main
+
+    if "--role" in sys.argv:
+        places = {
+            "select": (steps, "select"),
+            "assemble": (steps, "assemble_first"),
+            "assess": (steps, "assess"),
+            "write": (steps, "write"),
+            "check": (steps, "check"),
+            "deliver": (delivery, "attempt"),
+            "settle": (delivery, "settle"),
+        }
+        patch(*places[STEP])
+    else:  # the supervisor starts its roles through this script too
+        original = supervisor.subprocess.Popen
+
+        def through_this_script(command, **options):
+            return original([sys.executable, __file__, *sys.argv[1:4], *command[3:]], **options)
+
+        supervisor.subprocess.Popen = through_this_script
+    sys.argv = ["overread", *sys.argv[4:]]
+    main()

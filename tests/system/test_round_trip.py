@@ -1,0 +1,230 @@
+"""A study comes in from a PACS and its assessment goes back into it: real peers, whole way."""
+
+import io
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # as its documentation does
+from pydicom import dcmread
+
+from inference.assessment import Presence
+from node.completeness import run_id_of
+from node.run_folder import RunFolder
+from node.store_scu import read_instance, send
+from node.tables import RunState
+from tests.node.configuration import free_ports, write_config
+from tests.sr_writer.validators import (
+    dciodvfy,
+    dciodvfy_missing,
+    pixelmed_errors,
+    pixelmed_missing,
+)
+from tests.system.peers import (
+    REPOSITORY,
+    Node,
+    Orthanc,
+    Storescp,
+    await_true,
+    needs_dcmtk,
+    needs_orthanc,
+    needs_postgresql,
+    postgresql,
+    running,
+)
+
+pytestmark = pytest.mark.peers
+
+
+def send_all(node, study, calling="PACS"):
+    answers = send([read_instance(path) for path in study.paths], node.peer, calling)
+    assert all(answer.taken for answer in answers)
+
+
+@needs_orthanc
+@needs_dcmtk
+def test_orthanc_routes_a_study_and_has_its_assessment_beside_it(tmp_path, head):
+    pacs_port = free_ports(1)[0]
+    node = Node(write_config(tmp_path, pacs_port=pacs_port))
+    with running(node):
+        node.start()
+        pacs = Orthanc(
+            tmp_path / "orthanc", node_port=node.settings.node.port, dicom_port=pacs_port
+        )
+        with running(pacs):
+            pacs.store(head.paths[0].parent)
+            (run,) = node.await_runs(head.study_uid)
+            assert run.state is RunState.DELIVERED, run.error
+            assert pacs.find_modalities(head.study_uid) == ["CT", "CT", "SEG", "SR"]
+            (report,) = pacs.instances(head.study_uid, "SR")
+            (segmentation,) = pacs.instances(head.study_uid, "SEG")
+    source = dcmread(head.paths[-1])
+    for encoded in (report, segmentation):
+        made = dcmread(io.BytesIO(encoded))
+        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
+            assert made[keyword].value == source[keyword].value
+    made = dcmread(io.BytesIO(report))
+    assert made.VerificationFlag == "UNVERIFIED"
+    assert "Left" in str(made)
+    check_with_outside_validators(tmp_path, report, segmentation)
+    check_lesion(tmp_path, segmentation, head)
+
+
+def check_with_outside_validators(folder, report, segmentation):
+    for name, encoded in (("report.dcm", report), ("segmentation.dcm", segmentation)):
+        (folder / name).write_bytes(encoded)
+        if not dciodvfy_missing():
+            errors = [line for line in dciodvfy(folder / name) if line.startswith("Error")]
+            assert not errors
+    if not pixelmed_missing():
+        assert not pixelmed_errors(folder / "report.dcm")
+
+
+def check_lesion(folder, segmentation, study):
+    """The SEG, read by GDCM through SimpleITK, lies on the truth in patient coordinates."""
+    path = folder / "seg.dcm"
+    path.write_bytes(segmentation)
+    dataset = dcmread(path)
+    found = positions_of(dataset)
+    truth = np.argwhere(study.truth) @ study.affine[:3, :3].T + study.affine[:3, 3]
+    distance = np.linalg.norm(found.mean(0) - truth.mean(0))
+    assert distance < 6, f"{distance:.1f} mm from the true lesion"
+    image = sitk.ReadImage(str(path))
+    voxels = np.count_nonzero(sitk.GetArrayViewFromImage(image))
+    assert voxels == len(found)
+
+
+def positions_of(dataset):
+    """Patient coordinates (n, 3) of the set pixels, by the frames' own positions."""
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
+    shape = (int(dataset.NumberOfFrames), dataset.Rows, dataset.Columns)
+    frames = bits[: np.prod(shape)].reshape(shape)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    orientation = [float(v) for v in shared.PlaneOrientationSequence[0].ImageOrientationPatient]
+    spacing = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
+    points = []
+    for frame, group in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        origin = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        rows, columns = np.nonzero(frame)
+        points.append(
+            origin
+            + columns[:, None] * spacing[1] * np.array(orientation[:3])
+            + rows[:, None] * spacing[0] * np.array(orientation[3:])
+        )
+    return np.concatenate(points)
+
+
+@needs_dcmtk
+def test_instances_that_come_late_make_a_new_revision_that_supersedes(tmp_path, head):
+    pacs_port = free_ports(1)[0]
+    node, pacs = (
+        Node(write_config(tmp_path, pacs_port=pacs_port)),
+        Storescp(tmp_path / "pacs", pacs_port),
+    )
+    late = head.paths[-4:]
+    with running(pacs, node):
+        node.start()
+        send([read_instance(path) for path in head.paths[:-4]], node.peer, "PACS")
+        node.await_runs(head.study_uid)
+        send([read_instance(path) for path in late], node.peer, "PACS")
+        first, second = node.await_runs(head.study_uid, runs=2)
+        assert second.supersedes == first.id
+        reports = {report.SOPInstanceUID: report for report in pacs.received("SR")}
+    assert len(reports) == 2
+    predecessors = [
+        report.PredecessorDocumentsSequence[0]
+        .ReferencedSeriesSequence[0]
+        .ReferencedSOPSequence[0]
+        .ReferencedSOPInstanceUID
+        for report in reports.values()
+        if "PredecessorDocumentsSequence" in report
+    ]
+    assert len(predecessors) == 1
+    assert predecessors[0] in reports
+
+
+@needs_dcmtk
+def test_the_same_study_sent_again_is_not_assessed_again(tmp_path, head):
+    pacs_port = free_ports(1)[0]
+    node, pacs = (
+        Node(write_config(tmp_path, pacs_port=pacs_port)),
+        Storescp(tmp_path / "pacs", pacs_port),
+    )
+    with running(pacs, node):
+        node.start()
+        send_all(node, head)
+        node.await_runs(head.study_uid)
+        before = sorted(path.stat().st_mtime for path in (tmp_path / "pacs").iterdir())
+        send_all(node, head)
+        await_true(
+            lambda: (study := node.study(head.study_uid)).considered_at == study.last_received,
+            20,
+            "the study to be considered",
+        )
+        assert len(node.study(head.study_uid).runs) == 1
+        assert sorted(path.stat().st_mtime for path in (tmp_path / "pacs").iterdir()) == before
+
+
+@needs_dcmtk
+def test_a_peer_that_is_down_gets_its_results_when_it_is_back(tmp_path, head):
+    pacs_port = free_ports(1)[0]
+    node = Node(write_config(tmp_path, pacs_port=pacs_port))
+    with running(node):
+        node.start()
+        send_all(node, head)
+
+        def waiting():
+            study = node.study(head.study_uid)
+            return study and study.runs and study.runs[0].state is RunState.DELIVERING
+
+        await_true(waiting, 60, "the run to wait for its peer")
+        delivery = node.study(head.study_uid).runs[0].deliveries[0]
+        assert "does not answer" in delivery.error
+        assert "firewall" in delivery.remedy
+        with running(Storescp(tmp_path / "pacs", pacs_port)) as (pacs,):
+            (run,) = node.await_runs(head.study_uid)
+            assert run.state is RunState.DELIVERED
+            assert len(pacs.received("SR")) == len(pacs.received("SEG")) == 1
+
+
+@needs_dcmtk
+@needs_postgresql
+def test_the_same_on_postgresql(tmp_path, head):
+    pacs_port = free_ports(1)[0]
+    with postgresql(tmp_path / "postgresql") as url:
+        config = write_config(tmp_path, pacs_port=pacs_port, database_url=url)
+        node, pacs = Node(config), Storescp(tmp_path / "pacs", pacs_port)
+        with running(pacs, node):
+            node.start()
+            send_all(node, head)
+            (run,) = node.await_runs(head.study_uid)
+            assert run.state is RunState.DELIVERED, run.error
+            assert len(pacs.received("SR")) == len(pacs.received("SEG")) == 1
+    assert not (tmp_path / "state" / "overread.sqlite").exists()
+
+
+@needs_dcmtk
+def test_a_real_mr_head_is_received_assembled_and_honestly_refused(tmp_path):
+
+    files = sorted((REPOSITORY.parent / "shared" / "data" / "mr-t1-head").glob("*.dcm"))
+    if not files:
+        pytest.skip("the real T1 head is not here")
+    pacs_port = free_ports(1)[0]
+    config = write_config(tmp_path, pacs_port=pacs_port, rule='Modality == "MR"')
+    node, pacs = Node(config), Storescp(tmp_path / "pacs", pacs_port)
+    with running(pacs, node):
+        node.start()
+        send([read_instance(path) for path in files], node.peer, "PACS")
+        study = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+        (run,) = node.await_runs(study)
+        assert run.state is RunState.DELIVERED, run.error
+        assert run.outcome.startswith("not assessed")
+        assert not pacs.received("SEG")
+        (report,) = pacs.received("SR")
+    assert report.CompletionFlag == "PARTIAL"
+    assert report.StudyInstanceUID == study
+    assert '"geometry": "uniform"' in node.log()
+    record = RunFolder(
+        node.settings.runs_dir / run_id_of(study, run.revision, node.settings.routes[0])
+    ).record()
+    assert not record.completed
+    assert not any(finding.presence is Presence.PRESENT for finding in record.findings)
