@@ -93,7 +93,7 @@ def check_objects(
             continue
         siblings = [other for other in objects if other is not made]
         try:
-            found = [*_check_object(made, headers[0])]
+            found = [*_check_object(made, headers[0], sources)]
             found += BY_CLASS[made.SOPClassUID](made, headers, siblings)
             found += _check_speaker(made, model)
         except MALFORMED as error:
@@ -108,9 +108,9 @@ def _check_sources(headers: Sequence[Dataset]) -> Iterator[str]:
             yield f"source: {keyword} differs between instances; send one series of one study"
 
 
-def _check_object(made: Dataset, header: Dataset) -> Iterator[str]:
+def _check_object(made: Dataset, header: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
     yield from _check_required(made)
-    yield from _check_identity(made, header)
+    yield from _check_identity(made, header, sources)
     yield from _check_values(made)
     yield from _check_equipment(made)
 
@@ -134,16 +134,21 @@ def _check_required(made: Dataset) -> Iterator[str]:
         yield "lacks TransferSyntaxUID; write the file meta again"
 
 
-def _check_identity(made: Dataset, header: Dataset) -> Iterator[str]:
+def _check_identity(made: Dataset, header: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
+    """Yield what differs from the source; where its instances disagree, from every one of them."""
     for keyword in IDENTITY:
-        if keyword.endswith("Sequence"):
-            same = made.get(keyword) == header.get(keyword)
-        else:
-            same = str(made.get(keyword) or "") == str(header.get(keyword) or "")
-        if not same:
+        if not _same(made, header, keyword) and not any(
+            _same(made, plain_headers([source])[0], keyword) for source in sources[1:]
+        ):
             yield f"{keyword} is not the source's; copy it from the source, never from elsewhere"
     if made.get("SeriesInstanceUID") == header.SeriesInstanceUID:
         yield "SeriesInstanceUID is the source's; results need a series of their own"
+
+
+def _same(made: Dataset, header: Dataset, keyword: str) -> bool:
+    if keyword.endswith("Sequence"):
+        return bool(made.get(keyword) == header.get(keyword))
+    return str(made.get(keyword) or "") == str(header.get(keyword) or "")
 
 
 def _check_values(made: Dataset) -> Iterator[str]:

@@ -30,7 +30,8 @@ from sr_writer.image_library import image_library
 from sr_writer.provenance import Provenance
 from sr_writer.wording import intended_use, probability, statements
 
-MEASUREMENT_DECIMALS = 2
+MEASUREMENT_DIGITS = 4
+"""Significant digits: more than any segmentation is good for, and never rounded to nothing."""
 PERCENT_DECIMALS = 1
 
 
@@ -176,7 +177,7 @@ def _finding_sites(finding: Finding, segment: Segment) -> list[sr.FindingSite]:
 def _measurement(measurement: Measurement) -> sr.Measurement:
     return sr.Measurement(
         name=concept(measurement.code),
-        value=round(measurement.value, MEASUREMENT_DECIMALS),
+        value=float(f"{measurement.value:.{MEASUREMENT_DIGITS}g}"),
         unit=concept(measurement.unit),
     )
 

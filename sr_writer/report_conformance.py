@@ -134,8 +134,8 @@ def _check_number(item: Dataset) -> Iterator[str]:
             yield f"NumericValue of item {name} is not within 0 to 100 %; scale the probability"
     if not fits:
         yield f"MeasurementUnitsCodeSequence of item {name} is {code}; give it a unit that fits"
-    if (name == VOLUME or name in LENGTHS) and float(value) <= 0:
-        yield f"NumericValue of item {name} is not above 0; measure it again"
+    if (name == VOLUME and float(value) <= 0) or (name in LENGTHS and float(value) < 0):
+        yield f"NumericValue of item {name} cannot be {value}; measure it again"
 
 
 def _check_evidence(

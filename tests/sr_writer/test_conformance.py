@@ -319,6 +319,15 @@ def test_sources_of_two_patients_are_stopped():
     assert any("source: PatientID" in problem for problem in check_objects(GOOD, sources))
 
 
+def test_instances_may_disagree_on_what_does_not_identify():
+    volume = make_volume()
+    for source in volume.sources[:5]:
+        source.ReferringPhysicianName = "Someone^Else"
+        source.StudyDescription = "CT head, repeated"
+    made = results(present(volume), volume)
+    assert check_objects(made, volume.sources[::-1], model=MODEL) == []
+
+
 def test_the_seg_alone_of_another_content_is_stopped():
     stale = results(
         two_segments(VOLUME, overlap=False), VOLUME, replace(PROVENANCE, content="revision 2")

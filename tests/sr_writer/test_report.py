@@ -381,3 +381,36 @@ def test_a_present_finding_without_segmentation_is_refused():
     volume = make_volume()
     with pytest.raises(ValueError, match="no segmentation shows it"):
         write_report(present(volume), volume.sources, volume, None, PROVENANCE)
+
+
+def test_an_object_that_no_report_can_be_on_is_refused():
+    source = make_volume().sources[0]
+    source.SOPClassUID = "1.2.3.4.5"
+    with pytest.raises(ValueError, match=r"SOP class 1\.2\.3\.4\.5"):
+        no_assessment([source])
+
+
+def test_a_side_needs_a_site():
+    volume = make_volume()
+    assessment = present(volume)
+    (finding,), (segment,) = assessment.record.findings, assessment.record.segments
+    record = assessment.record.model_copy(
+        update={
+            "findings": (finding.model_copy(update={"site": None}),),
+            "segments": (segment.model_copy(update={"site": None}),),
+        }
+    )
+    with pytest.raises(ValueError, match="side but no site"):
+        written(Assessment(record, assessment.masks), volume)
+
+
+def test_a_tiny_segment_keeps_its_volume():
+    volume = make_volume()
+    assessment = present(volume)
+    (finding,) = assessment.record.findings
+    tiny = finding.measurements[0].model_copy(update={"value": 0.00123456})
+    record = assessment.record.model_copy(
+        update={"findings": (finding.model_copy(update={"measurements": (tiny,)}),)}
+    )
+    report, _ = written(Assessment(record, assessment.masks), volume)
+    assert [number_of(item) for item in items(report, codes.SCT.Volume)] == [0.001235]
