@@ -264,6 +264,44 @@ class Catalogue:
             for taken in objects:
                 session.merge(taken)
 
+    def retry(self, study: str) -> list[Run]:
+        """Have the study looked at again, and what failed or was given up tried again.
+
+        Returns the runs that failed, as they were. KeyError where there is no such study.
+        """
+        now = datetime.now(UTC)
+        with self.session() as session:
+            found = session.get(Study, study)
+            if found is None:
+                raise KeyError(f"no study {study}")
+            found.considered_at, found.revision = None, ""
+            of_study = select(Run.id).where(Run.study_uid == study)
+            given_up = session.execute(
+                update(Delivery)
+                .where(Delivery.run_id.in_(of_study), Delivery.state == DeliveryState.GIVEN_UP)
+                .values(state=DeliveryState.WAITING, opened_at=now, next_attempt_at=now)
+                .returning(Delivery.run_id)
+            )
+            session.execute(
+                update(Run)
+                .where(Run.id.in_([run_id for (run_id,) in given_up]))
+                .values(state=RunState.DELIVERING)
+            )
+            failed = list(
+                session.scalars(
+                    select(Run)
+                    .where(Run.study_uid == study, Run.state == RunState.FAILED)
+                    .options(*_PARTS)
+                )
+            )
+            session.execute(
+                update(Run)
+                .where(Run.id.in_([run.id for run in failed]))
+                .values(state=RunState.QUEUED, attempt=Run.attempt + 1, error="", remedy="")
+                .execution_options(synchronize_session=False)
+            )
+            return failed
+
     # Retention
 
     def studies_received_before(self, limit: datetime) -> list[Study]:

@@ -1,4 +1,4 @@
-"""The command line: serve, check, send, status, demo."""
+"""The command line: serve, check, send, status, retry, demo."""
 
 import re
 import sys
@@ -15,6 +15,7 @@ from node import store_scu
 from node.catalogue import Catalogue
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
+from node.run_folder import RunFolder
 from node.settings import Peer, Settings, SettingsError, load_settings
 from node.status import as_table, study_rows
 from node.supervisor import die_with_parent, supervise
@@ -142,6 +143,23 @@ def status(
         sys.stdout.buffer.write(orjson.dumps([row.as_dict() for row in rows]) + b"\n")
         return
     console.print(as_table(rows))
+
+
+@app.command()
+def retry(
+    study: Annotated[str, typer.Argument(help="Study Instance UID, as 'overread status' shows it")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Have a study looked at again: failed runs, and deliveries that were given up."""
+    settings = _settings(config)
+    try:
+        failed = Catalogue(settings.database_url).retry(study)
+    except KeyError as error:
+        _fail(f"{error.args[0]}; see 'overread status'")
+    for run in failed:
+        if not any(delivery.objects for delivery in run.deliveries):
+            RunFolder(settings.runs_dir / run.id).remove()  # so that it is assessed anew
+    console.print("The node takes it up within seconds; see 'overread status'.")
 
 
 @app.command()

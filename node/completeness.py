@@ -70,6 +70,7 @@ class Completeness:
             "error": "",
             "remedy": "",
             "supersedes": supersedes,
+            "attempt": 0,
             "opened_at": now,
         }
         received = {"first received": study.first_received, "received": study.last_received}

@@ -124,7 +124,9 @@ def run_demo(out: Path, *, keep: bool) -> int:
     try:
         with _node(config, out / "node.log") as node:
             study, run = _play(settings, pacs, out, console)
-            _show(settings, study, run, pacs, out, console)
+            _print_timeline(run, console)
+            _print_results(settings, study, run, console)
+            _print_paths(settings, run, pacs, out, console)
             if keep:
                 console.print(
                     f"Status page: [link]http://{settings.web.host}:{settings.web.port}/[/link]"
@@ -240,26 +242,31 @@ def _follow(settings: Settings, study: SimulatedStudy, progress: Progress) -> Ru
     raise DemoError("no result came within five minutes")
 
 
-def _show(
-    settings: Settings,
-    study: SimulatedStudy,
-    run: Run,
-    pacs: DemoPacs,
-    out: Path,
-    console: Console,
-) -> None:
-    folder = RunFolder(settings.runs_dir / run.id)
+def _print_timeline(run: Run, console: Console) -> None:
     table = Table("milestone", "after, ms", title="Timeline", title_justify="left")
     for name, _at, elapsed in timeline(run):
         table.add_row(name, f"{elapsed:.0f}")
     console.print(table)
-    text = report_text(folder.record())
+
+
+def _print_results(settings: Settings, study: SimulatedStudy, run: Run, console: Console) -> None:
+    text = report_text(RunFolder(settings.runs_dir / run.id).record())
     console.print(Panel(text.en, title="Report, English"))
     console.print(Panel(text.zh, title="Report, Chinese"))
-    console.print(f"What the simulated patient has: {study.truth_in_words}")
+    lesion = study.lesion
+    if lesion is not None:
+        console.print(
+            f"What the simulated patient has: a {lesion.kind} haemorrhage of "
+            f"{lesion.volume_ml:.1f} mL, {lesion.side or 'midline'}, {lesion.region}"
+        )
+
+
+def _print_paths(settings: Settings, run: Run, pacs: DemoPacs, out: Path, console: Console) -> None:
+    """Where the results lie; the pictures are copied out of the node's folder."""
     pictures = []
-    for picture in folder.pictures():
+    for picture in RunFolder(settings.runs_dir / run.id).pictures():
         pictures.append(out / picture.name)
         shutil.copyfile(picture, pictures[-1])
+    console.print("Received by the PACS, and pictures of the key slices:")
     for path in (*pacs.results, *pictures):
-        console.print(f"  {path}")
+        console.print(f"  {path}", highlight=False, soft_wrap=True)

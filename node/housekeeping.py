@@ -20,7 +20,7 @@ def schedule(bench: Workbench) -> BackgroundScheduler:
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60}
     )
     scheduler.add_job(redeliver_due, "interval", seconds=2, args=[bench])
-    scheduler.add_job(workflow.fail_abandoned, "interval", seconds=30)
+    scheduler.add_job(workflow.look_after_open_runs, "interval", seconds=5)
     scheduler.add_job(warn_of_full_disk, "interval", seconds=60, args=[bench])
     scheduler.add_job(remove_expired, "interval", hours=1, args=[bench])
     scheduler.start()

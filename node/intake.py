@@ -11,6 +11,7 @@ from typing import Literal
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -154,7 +155,7 @@ def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
         _check_whole(header)
         start = stream.tell()
         end = _end_of_pixel_data(encoded, start, implicit=implicit, little=little)
-        if not transfer_syntax.is_compressed and end - start < _native_length(header):
+        if not transfer_syntax.is_compressed and end - start < get_expected_length(header):
             raise IntakeError(CANNOT_UNDERSTAND, "pixel data are shorter than the image")
         stream.seek(end)
         _check_whole(read_dataset(stream, implicit, little))
@@ -219,13 +220,6 @@ def _end_of_fragments(source: _Bytes, start: int) -> int:
     if source.tag(start) != _SEQUENCE_END or source.number(start + 4, 4) != 0:
         raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short in the pixel data")
     return start + 8
-
-
-def _native_length(header: Dataset) -> int:
-    """Bytes that the pixels of an uncompressed image take (PS3.5 Section 8.1.1)."""
-    pixels = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
-    frames = int(header.get("NumberOfFrames") or 1)
-    return pixels * frames * int(header.BitsAllocated) // 8
 
 
 def _text(header: Dataset, keyword: str) -> str:

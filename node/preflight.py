@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from inference.bundle import BundleError, find_bundle
-from inference.model import load_model
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import build_context
 from sqlalchemy.exc import SQLAlchemyError
 
+from inference.bundle import BundleError, find_bundle
+from inference.model import load_model
+from inference.runtime import RuntimeProviderError
 from node.catalogue import Catalogue
 from node.durable import write_new
 from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
@@ -140,7 +141,7 @@ def _models(settings: Settings) -> Iterator[Result]:
         try:
             folder = find_bundle(name, settings.node.model_dirs)
             model = load_model(folder, threads=settings.node.inference_threads)
-        except BundleError as error:
+        except (BundleError, RuntimeProviderError) as error:
             yield Result(subject, Outcome.FAILED, str(error), "restore the bundle, or the route")
             continue
         identity = model.identity

@@ -1,4 +1,4 @@
-"""What a run has made, as files: assessment, verdict, objects, pictures; one folder a run.
+"""What a run has made, as files: assessment, objects, pictures; one folder a run.
 
 Each file is put in place whole and durable, so that a step that finds its file need not repeat
 its work, and one that repeats it puts the same bytes there.

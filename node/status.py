@@ -22,9 +22,7 @@ MILESTONES = (
 )
 RECEIVING = "receiving"
 NO_ROUTE = "no route"
-NO_ROUTE_REMEDY = (
-    "if it should have been assessed: add a route whose rule takes it, then send the study again"
-)
+NO_ROUTE_REMEDY = "if it should have one: add a route, restart, then run 'overread retry STUDY'"
 
 # A study with several routes stands where its worst or slowest run stands.
 _WORST_FIRST = (

@@ -12,11 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import structlog
-from inference.bundle import BundleError, find_bundle
-from inference.model import Model, load_model
 from pydicom import Dataset
 
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
+from inference.bundle import BundleError, find_bundle
+from inference.model import Model, load_model
+from inference.runtime import RuntimeProviderError
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue
 from node.completeness import routed_series
@@ -31,6 +32,8 @@ from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
 
 log = structlog.get_logger()
+
+RETRY = "run 'overread retry STUDY'"
 
 
 class RunFailedError(Exception):
@@ -63,7 +66,9 @@ class Workbench:
         try:
             return self.settings.route(run.route)
         except KeyError as error:
-            raise RunFailedError(str(error.args[0]), "restore the route, then restart") from None
+            raise RunFailedError(
+                str(error.args[0]), "restore the route, restart, then run 'overread retry STUDY'"
+            ) from None
 
     def model(self, run: Run) -> Model:
         """The route's model, loaded once a process."""
@@ -71,10 +76,10 @@ class Workbench:
         try:
             folder = find_bundle(route.model, self.settings.node.model_dirs)
             return _loaded(folder, self.settings.node.inference_threads)
-        except BundleError as error:
+        except (BundleError, RuntimeProviderError) as error:
             raise RunFailedError(
                 f"model {route.model} cannot be used: {error}",
-                "run 'overread check' and restore the bundle, then restart the node",
+                f"run 'overread check', restore the bundle, restart, then {RETRY}",
             ) from None
 
     def series(self, run: Run, series: str) -> Assembled:
@@ -98,7 +103,7 @@ def select(bench: Workbench, run: Run) -> list[str]:
     if not series:
         raise RunFailedError(
             "no series of the study matches the route any more",
-            "correct the route's rule, then have the study sent again",
+            f"correct the route's rule, restart the node, then {RETRY}",
         )
     return series
 

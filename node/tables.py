@@ -101,6 +101,7 @@ class Run(Table):
     error: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
     supersedes: Mapped[str | None] = mapped_column(default=None)
+    attempt: Mapped[int] = mapped_column(default=0)  # raised each time an operator has it retried
     opened_at: Mapped[datetime]
     milestones: Mapped[list["Milestone"]] = relationship(order_by="Milestone.at")
     deliveries: Mapped[list["Delivery"]] = relationship(order_by="Delivery.peer")

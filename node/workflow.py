@@ -10,8 +10,8 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlalchemy.exc import SQLAlchemyError
 
 from node import delivery, steps
-from node.steps import RunFailedError, Workbench
-from node.tables import DeliveryState, RunState
+from node.steps import RETRY, RunFailedError, Workbench
+from node.tables import DeliveryState, Run, RunState
 
 log = structlog.get_logger()
 
@@ -20,6 +20,7 @@ WORKFLOW_VERSION = "1"
 when the order or the meaning of steps changes, and let the old version's studies finish first."""
 
 STUDY_QUEUE = "studies"
+SEE_LOG = f"see the worker's log; when it is mended, {RETRY}"
 RECOVERY_ATTEMPTS = 10
 _RECOVERY_ENDED = ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
@@ -51,8 +52,12 @@ def stop() -> None:
 
 def enqueue(run_id: str) -> None:
     """Have a run processed; does nothing where that was asked for before."""
-    with SetWorkflowID(run_id):
+    with SetWorkflowID(_workflow_id(_bench.catalogue.run(run_id))):
         DBOS.enqueue_workflow(STUDY_QUEUE, over_read, run_id)
+
+
+def _workflow_id(run: Run) -> str:
+    return f"{run.id}.{run.attempt}"
 
 
 @DBOS.workflow(name="over_read", max_recovery_attempts=RECOVERY_ATTEMPTS)
@@ -72,7 +77,7 @@ def over_read(run_id: str) -> None:
         fail(
             run_id,
             f"{type(error).__name__} while the study was processed",
-            "see the worker's log; send the study again when it is mended",
+            RETRY,
         )
 
 
@@ -139,16 +144,16 @@ def fail(run_id: str, reason: str, remedy: str) -> None:
     log.error("run.failed", run=run_id, reason=reason, remedy=remedy)
 
 
-def fail_abandoned() -> None:
-    """Mark runs whose workflow has ended without a word, such as after too many crashes."""
+def look_after_open_runs() -> None:
+    """Queue runs that are not, and fail those whose workflow ended without a word.
+
+    The latter happens when a study has crashed its worker too many times.
+    """
     for run in _bench.catalogue.runs_in((RunState.QUEUED, RunState.RUNNING)):
-        status = DBOS.get_workflow_status(run.id)
+        status = DBOS.get_workflow_status(_workflow_id(run))
         if status is None:
-            enqueue(run.id)  # a crash between opening the run and queueing it
+            enqueue(run.id)  # retried by an operator, or a crash before it was queued
         elif status.status in _RECOVERY_ENDED:
-            fail_reason = f"the worker did not survive this study ({status.status.lower()})"
-            remedy = "see the worker's log; send the study again when it is mended"
-            _bench.catalogue.update_run(
-                run.id, state=RunState.FAILED, error=fail_reason, remedy=remedy
-            )
-            log.error("run.failed", run=run.id, reason=fail_reason, remedy=remedy)
+            reason = f"the worker did not survive this study ({status.status.lower()})"
+            _bench.catalogue.update_run(run.id, state=RunState.FAILED, error=reason, remedy=SEE_LOG)
+            log.error("run.failed", run=run.id, reason=reason, remedy=SEE_LOG)

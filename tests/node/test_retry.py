@@ -1,0 +1,55 @@
+"""`overread retry`: what failed is taken up again, by the same run under another workflow."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from typer.testing import CliRunner
+
+from node.cli import app
+from node.tables import DeliveryState, RunState
+from tests.node.configuration import write_config
+from tests.node.test_completeness import LONG_AGO, Intake
+from tests.slices import grid_affine, write_slices
+
+
+def retry(folder, study):
+    return CliRunner().invoke(app, ["retry", study, "--config", str(folder / "overread.toml")])
+
+
+def failed_run(tmp_path):
+    intake = Intake(tmp_path)
+    slices = write_slices(tmp_path / "scan", np.zeros((6, 8, 8), np.int16), grid_affine())
+    study = intake.receive(slices, LONG_AGO)
+    (run,) = intake.look()
+    return intake, study, run
+
+
+def test_a_failed_run_is_queued_again_under_its_own_id(tmp_path):
+    intake, study, run = failed_run(tmp_path)
+    intake.catalogue.update_run(run, state=RunState.FAILED, error="e", remedy="r")
+    folder = intake.settings.runs_dir / run
+    folder.mkdir(parents=True)
+    done = retry(tmp_path, study)
+    assert done.exit_code == 0, done.output
+    again = intake.catalogue.run(run)
+    assert (again.state, again.attempt, again.error) == (RunState.QUEUED, 1, "")
+    assert not folder.exists()
+    assert intake.look() == [run]
+
+
+def test_a_delivery_that_was_given_up_waits_again(tmp_path):
+    intake, study, run = failed_run(tmp_path)
+    intake.catalogue.open_deliveries(run, ["pacs"], timedelta(0))
+    (delivery,) = intake.catalogue.run(run).deliveries
+    intake.catalogue.record_attempt(delivery, [], state=DeliveryState.GIVEN_UP)
+    intake.catalogue.update_run(run, state=RunState.UNDELIVERABLE)
+    assert retry(tmp_path, study).exit_code == 0
+    again = intake.catalogue.run(run)
+    assert again.state is RunState.DELIVERING
+    assert len(intake.catalogue.claim_due_deliveries(datetime.now(UTC), timedelta(1))) == 1
+
+
+def test_a_study_that_is_not_there_is_an_error(tmp_path):
+    write_config(tmp_path)
+    done = retry(tmp_path, "1.2.3")
+    assert done.exit_code == 1
