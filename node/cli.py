@@ -89,9 +89,11 @@ def check(
             Outcome.FAILED: "[red]FAILED [/]",
         }
         for result in results:
-            console.print(f"{marks[result.outcome]} [bold]{result.subject}[/]: {result.text}")
+            console.print(
+                f"{marks[result.outcome]} [bold]{result.subject}[/]: {result.text}", soft_wrap=True
+            )
             if result.remedy:
-                console.print(f"        -> {result.remedy}")
+                console.print(f"        -> {result.remedy}", soft_wrap=True)
     raise typer.Exit(any(result.outcome is Outcome.FAILED for result in results))
 
 

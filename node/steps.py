@@ -67,7 +67,7 @@ class Workbench:
             return self.settings.route(run.route)
         except KeyError as error:
             raise RunFailedError(
-                str(error.args[0]), "restore the route, restart, then run 'overread retry STUDY'"
+                str(error.args[0]), f"restore the route, restart, then {RETRY}"
             ) from None
 
     def model(self, run: Run) -> Model:

@@ -77,7 +77,7 @@ def over_read(run_id: str) -> None:
         fail(
             run_id,
             f"{type(error).__name__} while the study was processed",
-            RETRY,
+            SEE_LOG,
         )
 
 

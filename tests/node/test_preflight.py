@@ -1,0 +1,122 @@
+"""`overread check`: what would not work is found before going live, with what to do."""
+
+import json
+import socket
+
+import pytest
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    SegmentationStorage,
+    Verification,
+)
+from typer.testing import CliRunner
+
+from node import preflight
+from node.cli import app
+from node.settings import load_settings
+from tests.node.configuration import write_config
+
+
+def check(config, *options):
+    return CliRunner().invoke(app, ["check", "--config", str(config), *options])
+
+
+def results(config):
+    return {one["subject"]: one for one in json.loads(check(config, "--json").output)}
+
+
+@pytest.fixture
+def pacs(tmp_path):
+    """A config whose peer runs, and accepts what the test says."""
+    started = []
+
+    def start(*sop_classes, status=0x0000, **node):
+        config = write_config(tmp_path, **node)
+        entity = AE(ae_title="PACS")
+        for sop_class in (Verification, *sop_classes):
+            entity.add_supported_context(sop_class)
+        handlers = [(evt.EVT_C_ECHO, lambda _event: status)]
+        port = load_settings(config).peers[0].port
+        entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        started.append(entity)
+        return config
+
+    yield start
+    for entity in started:
+        entity.shutdown()
+
+
+def test_all_well_is_exit_code_0_and_says_what_will_run(pacs):
+    config = pacs(Comprehensive3DSRStorage, SegmentationStorage)
+    done = check(config)
+    assert done.exit_code == 0, done.output
+    found = results(config)
+    assert "CPUExecutionProvider" in found["model builtin/head_ct"]["text"]
+    assert found["model builtin/head_ct"]["outcome"] == "warning"
+    assert "demonstration" in found["model builtin/head_ct"]["text"]
+    assert found["peer pacs"]["text"].endswith("answers C-ECHO")
+    assert "Comprehensive 3D SR Storage" in found["peer pacs, results"]["text"]
+
+
+def test_a_peer_that_takes_no_segmentation_is_found(pacs):
+    config = pacs(Comprehensive3DSRStorage)
+    assert check(config).exit_code == 1
+    result = results(config)["peer pacs, results"]
+    assert result["outcome"] == "failed"
+    assert "does not accept Segmentation Storage" in result["text"]
+    assert result["remedy"] == "enable it at the peer"
+
+
+def test_a_peer_that_does_not_answer_is_found(tmp_path):
+    config = write_config(tmp_path)
+    assert check(config).exit_code == 1
+    result = results(config)["peer pacs"]
+    assert "does not answer" in result["text"]
+    assert "firewall" in result["remedy"]
+
+
+def test_a_port_that_is_taken_is_found(tmp_path):
+    config = write_config(tmp_path)
+    with socket.create_server(("127.0.0.1", load_settings(config).node.port)):
+        result = results(config)["DICOM port"]
+    assert result["outcome"] == "failed"
+    assert "running already" in result["remedy"]
+
+
+def test_a_model_that_is_not_there_is_found(tmp_path):
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("builtin/head_ct", "builtin/nothing"))
+    assert results(config)["model builtin/nothing"]["outcome"] == "failed"
+
+
+def test_a_state_folder_that_cannot_be_written_is_found(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(preflight, "write_new", refuse)
+    result = results(write_config(tmp_path))["state folder"]
+    assert result["outcome"] == "failed"
+    assert "Read-only file system" in result["text"]
+
+
+def test_a_nearly_full_disk_is_found(tmp_path):
+    result = results(write_config(tmp_path, min_free_gb=1e6))["state folder"]
+    assert result["outcome"] == "failed"
+    assert "instances will be refused" in result["remedy"]
+
+
+def test_a_database_that_does_not_answer_is_found(tmp_path):
+    url = "postgresql://nobody@127.0.0.1:1/overread"
+    result = results(write_config(tmp_path, database_url=url))["database"]
+    assert result["outcome"] == "failed"
+    assert "database_url" in result["remedy"]
+
+
+def test_mistakes_in_the_file_come_first_and_alone(tmp_path):
+    config = write_config(tmp_path, prot=1, quite_seconds=3)
+    done = check(config, "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.output)
+    assert [one["subject"] for one in found] == ["configuration", "configuration"]
+    assert "did you mean 'port'" in found[0]["text"]
