@@ -1,0 +1,85 @@
+"""The manifest of the built-in bundle: what it is for, how it is fed, what its answers mean."""
+
+from inference.assessment import Code, Text
+from inference.bundle import (
+    FindingSpec,
+    Language,
+    Manifest,
+    Origin,
+    Plausibility,
+    Preprocessing,
+    WordsOf,
+)
+from inference.training.heads import GRID, SPACING_MM
+from inference.training.language import QUESTION
+from inference.training.windows import WINDOWS_HU
+
+STATEMENT = Text(
+    en="Demonstration model trained on simulated heads only. Not for clinical use.",
+    zh="演示模型，仅用模拟头颅数据训练，不得用于临床。",
+)
+
+PLAUSIBILITY = Plausibility(
+    max_spacing_mm=7.0,
+    min_coverage_mm=85.0,
+    min_slices=12,
+    bone_hu=250.0,
+    tissue_hu=(-15.0, 110.0),
+    min_enclosed_area_cm2=50.0,
+    min_enclosed_mm=35.0,
+    min_tissue_fraction=0.85,
+)
+
+FINDING = FindingSpec(
+    name="intracranial_haemorrhage",
+    label=Text(en="Intracranial haemorrhage", zh="颅内出血"),
+    code=Code(value="1386000", scheme="SCT", meaning="Intracranial hemorrhage"),
+    site=Code(value="12738006", scheme="SCT", meaning="Brain"),
+    question=QUESTION,
+    threshold=0.5,
+    abstention=(0.35, 0.65),
+    words=WordsOf(
+        present=Text(en="haemorrhage", zh="出血"),
+        absent=Text(en="no hyperdense intracranial haemorrhage", zh="未见"),
+    ),
+    segment_category=Code(
+        value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"
+    ),
+    segment_type=Code(value="50960005", scheme="SCT", meaning="Hemorrhage"),
+    mask_threshold=0.5,
+    min_volume_ml=0.06,
+)
+
+
+def manifest_of(
+    version: str, files: dict[str, str], language: Language, origin: Origin
+) -> Manifest:
+    """The manifest, without measured performance: `inference.training.evaluate` adds that."""
+    return Manifest(
+        format=1,
+        family="overread-vlm",
+        name="Overread demonstration head CT",
+        version=version,
+        manufacturer="Overread project",
+        licence="Apache-2.0",
+        demonstration=True,
+        intended_use=Text(
+            en="Demonstration of the node on simulated CT heads. Not for clinical use.",
+            zh="用于以模拟头颅CT演示本节点，不得用于临床。",
+        ),
+        statement=STATEMENT,
+        files=files,
+        preprocessing=Preprocessing(
+            modality="CT",
+            spacing_mm=(SPACING_MM,) * 3,
+            size=GRID,
+            interpolation="linear",
+            windows_hu=WINDOWS_HU,
+            foreground_hu=-300.0,
+            centre_below_vertex_mm=72.0,
+            plausibility=PLAUSIBILITY,
+        ),
+        language=language,
+        finding=FINDING,
+        origin=origin,
+    )

@@ -1,0 +1,250 @@
+"""Train the built-in model on simulated heads: first its eyes, then its words.
+
+The vision encoder learns to outline haemorrhage (dense supervision; without it a model this small
+learns nothing from text). Then the frozen encoder's image tokens teach the text decoder.
+
+    python -m inference.training.heads HEADS
+    python -m inference.training.train HEADS --out CHECKPOINTS
+    python -m inference.training.export CHECKPOINTS
+    python -m inference.training.evaluate
+"""
+
+import argparse
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional
+
+from inference.phantom import Lesion
+from inference.preprocess import apply_windows
+from inference.training.heads import GRID, SHARD
+from inference.training.language import corpus, samples
+from inference.training.model import VisionLanguageModel
+from inference.training.windows import WINDOWS_HU
+
+BATCH = 4
+TEXT_BATCH = 32
+DESCRIBED_AT_ONCE = 10
+PAD, START, ANSWER, END = "<pad>", "<start>", "<answer>", "<end>"
+VOCABULARY = 480
+
+
+class Heads:
+    """Simulated heads read from shards; `refresh` picks up shards written since."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: list[tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]] = []
+        self.lesions: list[Lesion | None] = []
+
+    def refresh(self) -> None:
+        """Load the shards that appeared since the last call."""
+        for path in sorted(self._folder.glob("*.pickle"))[len(self._shards) :]:
+            content = pickle.loads(path.read_bytes())  # noqa: S301 - written by heads.py
+            self._shards.append((content["hu"], content["truth"]))
+            self.lesions += content["lesions"]
+
+    def head(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """HU and truth of one head, [slice, row, column]."""
+        hu, truth = self._shards[index // SHARD]
+        bits = np.unpackbits(truth[index % SHARD], axis=-1, count=GRID[2])
+        return hu[index % SHARD].astype(np.float32), bits.astype(bool)
+
+
+def vary(
+    hu: npt.NDArray[np.float32], rng: np.random.Generator, *, mirror: bool
+) -> npt.NDArray[np.float32]:
+    """A scanner's variation: calibration offset and noise; `mirror` exchanges left and right."""
+    noise = rng.standard_normal(hu.shape, dtype=np.float32) * np.float32(rng.uniform(0, 2.5))
+    varied = hu + noise + np.float32(rng.uniform(-3, 3))
+    return varied[:, :, ::-1] if mirror else varied
+
+
+def batches(heads: Heads, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of window channels and truth masks."""
+    while True:
+        volumes, masks = [], []
+        for index in rng.integers(0, len(heads.lesions), BATCH):
+            hu, truth = heads.head(int(index))
+            mirror = bool(rng.random() < 0.5)
+            volumes.append(apply_windows(vary(hu, rng, mirror=mirror), WINDOWS_HU))
+            masks.append((truth[:, :, ::-1] if mirror else truth).astype(np.float32))
+        yield torch.from_numpy(np.stack(volumes)), torch.from_numpy(np.stack(masks))
+
+
+def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Weighted cross-entropy plus soft Dice per head that has a lesion."""
+    entropy = functional.binary_cross_entropy_with_logits(
+        logits, truth, pos_weight=logits.new_tensor(4.0)
+    )
+    probability = torch.sigmoid(logits).flatten(1)
+    flat = truth.flatten(1)
+    overlap = (probability * flat).sum(1)
+    dice = 1 - (2 * overlap + 1) / (probability.sum(1) + flat.sum(1) + 1)
+    return 20 * entropy + dice.mean()
+
+
+def train_vision(model: VisionLanguageModel, heads: Heads, minutes: float, out: Path) -> None:
+    """Teach the encoder and mask head; writes `vision.pt` now and then."""
+    vision = model.vision
+    optimiser = torch.optim.AdamW(vision.parameters(), lr=2e-3, weight_decay=1e-4)
+    source = batches(heads, np.random.default_rng(0))
+    began, step, seen = time.monotonic(), 0, 0.0
+    while (elapsed := time.monotonic() - began) < minutes * 60:
+        part = elapsed / (minutes * 60)
+        rate = 2e-3 * min(1.0, (step + 1) / 40) * (0.5 + 0.5 * np.cos(np.pi * part)) + 1e-5
+        optimiser.param_groups[0]["lr"] = rate
+        if step % 25 == 0:
+            heads.refresh()
+        volume, truth = next(source)
+        logits, pooled = vision(volume)
+        cells = (functional.avg_pool3d(truth[:, None], 16) > 1e-3).float()
+        occupied = vision.occupancy(pooled).squeeze(-1)
+        loss = mask_loss(logits, truth) + functional.binary_cross_entropy_with_logits(
+            occupied, cells.flatten(1)
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vision.parameters(), 5.0)
+        optimiser.step()
+        seen = 0.95 * seen + 0.05 * float(loss.detach()) if step else float(loss.detach())
+        step += 1
+        if step % 50 == 0:
+            print(
+                f"vision {step} {elapsed:.0f} s loss {seen:.4f} heads {len(heads.lesions)}",
+                flush=True,
+            )
+            torch.save(vision.state_dict(), out / "vision.pt")
+    torch.save(vision.state_dict(), out / "vision.pt")
+
+
+def build_tokenizer() -> Tokenizer:
+    """Byte-level BPE over the sentences the model knows; any other text still encodes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, ANSWER, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the vocabulary is known to hold."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(f"no token {token!r}")
+    return int(found)
+
+
+def encode(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
+    """Token ids of one task, and how many of them are the prompt."""
+    asked = [START, *tokenizer.encode(prompt).tokens, ANSWER]
+    ids = [token_id(tokenizer, token) for token in asked]
+    said = [*tokenizer.encode(answer).ids, token_id(tokenizer, END)]
+    return ids + said, len(ids)
+
+
+def describe(
+    model: VisionLanguageModel, heads: Heads
+) -> tuple[Tensor, list[tuple[Lesion | None, bool]]]:
+    """Image-token descriptions (heads, tokens, features); half of the heads are mirrored."""
+    rng = np.random.default_rng(1)
+    described, truths = [], []
+    with torch.inference_mode():
+        for start in range(0, len(heads.lesions), DESCRIBED_AT_ONCE):
+            chosen = range(start, min(start + DESCRIBED_AT_ONCE, len(heads.lesions)))
+            mirrored = [bool(rng.random() < 0.5) for _ in chosen]
+            channels = [
+                apply_windows(vary(heads.head(index)[0], rng, mirror=mirror), WINDOWS_HU)
+                for index, mirror in zip(chosen, mirrored, strict=True)
+            ]
+            described.append(model.tokens(*model.vision(torch.from_numpy(np.stack(channels)))))
+            truths += [(heads.lesions[i], m) for i, m in zip(chosen, mirrored, strict=True)]
+    return torch.cat(described).clone(), truths
+
+
+def train_text(
+    model: VisionLanguageModel, heads: Heads, tokenizer: Tokenizer, minutes: float
+) -> None:
+    """Teach projector and decoder on the frozen encoder's image tokens."""
+    model.vision.eval()
+    described, truths = describe(model, heads)
+    tasks = [
+        [encode(tokenizer, task.prompt, task.answer) for task in samples(lesion, mirrored=mirror)]
+        for lesion, mirror in truths
+    ]
+    trained = [
+        *model.projector.parameters(),
+        *model.embed.parameters(),
+        *model.decoder.parameters(),
+    ]
+    optimiser = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.02)
+    rng = np.random.default_rng(2)
+    began, step = time.monotonic(), 0
+    while (elapsed := time.monotonic() - began) < minutes * 60:
+        part = elapsed / (minutes * 60)
+        optimiser.param_groups[0]["lr"] = (
+            1e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * part)) + 1e-6
+        )
+        chosen = rng.integers(0, len(truths), TEXT_BATCH)
+        # Yes/no questions are a third of the tasks but one token each, hence the weight below.
+        picked = [tasks[index][rng.integers(0, 3)] for index in chosen]
+        length = max(len(ids) for ids, _ in picked)
+        ids = torch.full((TEXT_BATCH, length), token_id(tokenizer, PAD))
+        target = torch.full((TEXT_BATCH, length), -100)
+        weight = torch.ones(TEXT_BATCH, 1)
+        for row, (tokens, asked) in enumerate(picked):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            target[row, asked : len(tokens)] = torch.tensor(tokens[asked:])
+            weight[row] = 4.0 if len(tokens) - asked <= 2 else 1.0
+        logits = model.text_logits(described[torch.from_numpy(chosen)], ids)
+        loss = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), target[:, 1:].flatten(), reduction="none"
+        )
+        loss = (loss.view(TEXT_BATCH, -1) * weight).sum() / (target >= 0).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        step += 1
+        if step % 50 == 0:
+            print(f"text {step} {elapsed:.0f} s loss {float(loss):.4f}", flush=True)
+
+
+def main() -> None:
+    """Train and write `model.pt`, `vision.pt` and `tokenizer.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("heads", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vision-minutes", type=float, default=25)
+    parser.add_argument("--text-minutes", type=float, default=6)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    tokenizer.save(str(arguments.out / "tokenizer.json"))
+    model = VisionLanguageModel(tokenizer.get_vocab_size())
+    heads = Heads(arguments.heads)
+    heads.refresh()
+    if (arguments.out / "vision.pt").exists():
+        model.vision.load_state_dict(torch.load(arguments.out / "vision.pt"))
+    train_vision(model, heads, arguments.vision_minutes, arguments.out)
+    train_text(model, heads, tokenizer, arguments.text_minutes)
+    torch.save(model.state_dict(), arguments.out / "model.pt")
+
+
+if __name__ == "__main__":
+    main()
