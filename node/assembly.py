@@ -36,6 +36,13 @@ SEPARATORS = {
 }
 """Attributes that tell images at one position apart, the most telling first."""
 
+NO_FRAME = Text(
+    en="The images name no frame of reference, so a result could not be placed on them. "
+    "Send the series again with its Frame of Reference UID (0020,0052).",
+    zh="图像未注明参考坐标系，结果无法定位到图像上。"
+    "请保留参考坐标系 UID (0020,0052) 后重新发送该序列。",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Assembled:
@@ -86,6 +93,9 @@ def assemble(paths: Sequence[Path]) -> Assembled:
     verdict = replace(stack.verdict, set_aside=set_aside)
     if verdict.geometry is Geometry.DUPLICATED:
         verdict = replace(verdict, reason=_with_separator(verdict.reason, ordered))
+    if verdict.accepted and not text_of(headers[0], "FrameOfReferenceUID"):
+        inconsistent = Geometry.INCONSISTENT
+        verdict = replace(verdict, geometry=inconsistent, accepted=False, reason=NO_FRAME)
     if not verdict.accepted:
         return Assembled(verdict, None, headers)
     try:
@@ -111,7 +121,7 @@ def _load(ordered: Sequence[Instance], stack: Stack, verdict: GeometryVerdict) -
         voxels,
         stack.affine,
         "PATIENT",
-        frame_of_reference_uid=text_of(headers[0], "FrameOfReferenceUID") or None,
+        frame_of_reference_uid=text_of(headers[0], "FrameOfReferenceUID"),
     )
     return Volume(grid, headers, verdict, modality, _limitations(headers))
 
@@ -123,13 +133,6 @@ def _limitations(headers: Sequence[Dataset]) -> tuple[Text, ...]:
             Text(
                 en="The images were compressed with loss before they were assessed.",
                 zh="图像在评估之前经过有损压缩。",
-            )
-        )
-    if not text_of(headers[0], "FrameOfReferenceUID"):
-        found.append(
-            Text(
-                en="The images name no frame of reference; positions hold within this series only.",
-                zh="图像未注明参考坐标系，位置仅在本序列内有效。",
             )
         )
     return tuple(found)

@@ -276,14 +276,22 @@ def test_float_noise_and_rounding_in_headers_are_no_tilt_and_no_gap(tmp_path):
     assert 0 < verdict.deviation_mm < 0.05
 
 
-def test_lossy_source_and_missing_frame_of_reference_are_limitations(tmp_path):
+def test_a_lossy_source_is_a_limitation(tmp_path):
     def change(header, _):
         header.LossyImageCompression = "01"
-        header.FrameOfReferenceUID = ""
 
     volume = assemble(write_slices(tmp_path, numbered(), grid_affine(), change=change)).volume
-    assert len(volume.limitations) == 2
-    assert volume.grid.frame_of_reference_uid is None
+    assert len(volume.limitations) == 1
+
+
+def test_without_a_frame_of_reference_nothing_could_be_placed_on_the_images(tmp_path):
+    def change(header, _):
+        header.FrameOfReferenceUID = ""
+
+    assembled = assemble(write_slices(tmp_path, numbered(), grid_affine(), change=change))
+    assert assembled.volume is None
+    assert assembled.verdict.geometry is Geometry.INCONSISTENT
+    assert "(0020,0052)" in assembled.verdict.reason.en
 
 
 # Set aside
