@@ -62,7 +62,7 @@ class Preprocessing(_Frozen):
 
 
 class Language(_Frozen):
-    """How a sequence is built: image tokens, then `start`, the prompt, `answer`, the text, `end`."""
+    """A sequence: image tokens, then `start`, the prompt, `answer`, the text, `end`."""
 
     image_tokens: int
     d_model: int

@@ -1,0 +1,118 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inference.bundle import BUILTIN, BundleError, find_bundle, load_bundle
+from inference.model import load_model
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(find_bundle(BUILTIN), tmp_path / "bundle"))
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return dict(json.loads((folder / "manifest.json").read_text())["files"])
+
+
+def test_packaged_bundle_is_intact_small_and_named() -> None:
+    folder = find_bundle(BUILTIN)
+    bundle = load_bundle(folder)
+    assert bundle.identity.demonstration
+    assert "clinical" in bundle.identity.intended_use.en
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
+    assert bundle.manifest.origin.parity_error < 1e-3
+
+
+def test_digest_is_stable_and_covers_the_manifest(copy: Path) -> None:
+    digest = load_bundle(copy).digest
+    assert digest == load_bundle(find_bundle(BUILTIN)).digest
+    rewrite(copy, version="9.9.9")
+    assert load_bundle(copy).digest != digest
+
+
+@pytest.mark.parametrize("name", ["vision.onnx", "tokenizer.json"])
+def test_changed_file_is_refused_by_name(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleError, match=rf"{name}.*SHA-256"):
+        load_bundle(copy)
+
+
+def test_missing_file_is_refused(copy: Path) -> None:
+    (copy / "embed.onnx").unlink()
+    with pytest.raises(BundleError, match=r"embed\.onnx.*missing"):
+        load_bundle(copy)
+
+
+def test_link_is_refused(copy: Path) -> None:
+    (copy / "embed.onnx").rename(copy / "elsewhere")
+    (copy / "embed.onnx").symlink_to(copy / "elsewhere")
+    with pytest.raises(BundleError, match="plain file"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["vision.onnx", "decoder.fp32.onnx"])
+def test_truncated_graph_with_a_matching_checksum_is_refused(copy: Path, name: str) -> None:
+    half = (copy / name).read_bytes()[: (copy / name).stat().st_size // 2]
+    (copy / name).write_bytes(half)
+    rewrite(copy, files=files_of(copy) | {name: hashlib.sha256(half).hexdigest()})
+    with pytest.raises(BundleError, match=name):
+        load_model(copy, threads=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/hostname", "sub/file", "..", "a\\b", "manifest.json", ""]
+)
+def test_file_names_that_leave_the_bundle_are_refused(copy: Path, name: str) -> None:
+    rewrite(copy, files=files_of(copy) | {name: "0" * 64})
+    with pytest.raises(BundleError, match="leads out"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}', "\x00"])
+def test_malformed_manifest_is_refused(copy: Path, content: str) -> None:
+    (copy / "manifest.json").write_text(content)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        load_bundle(copy)
+
+
+def test_unknown_key_is_refused(copy: Path) -> None:
+    rewrite(copy, surprise=1)
+    with pytest.raises(BundleError, match="surprise"):
+        load_bundle(copy)
+
+
+def test_manifest_without_a_required_file_is_refused(copy: Path) -> None:
+    files = files_of(copy)
+    del files["vision.onnx"]
+    rewrite(copy, files=files)
+    with pytest.raises(BundleError, match=r"lists no vision\.onnx"):
+        load_bundle(copy)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(garbage=st.binary(max_size=200))
+def test_any_bytes_as_manifest_give_a_bundle_error(tmp_path: Path, garbage: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(garbage)
+    with pytest.raises(BundleError):
+        load_bundle(tmp_path)
+
+
+def test_find_bundle_looks_in_search_paths_and_says_where(copy: Path) -> None:
+    assert find_bundle("bundle", [copy.parent]) == copy
+    with pytest.raises(BundleError, match="looked in"):
+        find_bundle("nothing", [copy.parent])
+    with pytest.raises(BundleError, match="not a bundle's name"):
+        find_bundle("../bundle", [copy.parent])
