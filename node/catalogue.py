@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload, with_expression
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from node.spool import InstanceKey
 from node.tables import (
@@ -65,7 +66,10 @@ class Catalogue:
         with self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CATALOGUE_LOCK})")
-            Table.metadata.create_all(connection)
+            for table in Table.metadata.sorted_tables:  # other roles may be doing the same
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
 
     def close(self) -> None:
         """Let go of the database."""

@@ -42,6 +42,7 @@ def configure_logging(role: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its events are logged by us
     warnings.simplefilter("ignore")
 
 

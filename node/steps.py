@@ -183,8 +183,9 @@ def _predecessor(bench: Workbench, run: Run) -> Dataset | None:
 
 def check(bench: Workbench, run: Run, series: str) -> None:
     """The gate: nothing leaves that contradicts its source or the standard."""
-    objects = bench.folder(run.id).objects()
-    problems = check_objects(objects, bench.series(run, series).headers)
+    folder = bench.folder(run.id)
+    headers = bench.series(run, series).headers
+    problems = check_objects(folder.objects(), headers, model=folder.record().model)
     if problems:
         raise RunFailedError(
             f"held back, not sent: {'; '.join(problems)}",

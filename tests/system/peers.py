@@ -39,15 +39,20 @@ needs_postgresql = pytest.mark.skipif(
     reason="PostgreSQL is not installed (apt-get install postgresql), or this is not root",
 )
 
-# Orthanc sends each stable study to the node; what the node sent back is not routed again.
+# Orthanc sends the CT and MR series of each stable study to the node, in a job of its own; what the
+# node sent back is a SEG and an SR, so it is not routed again.
 AUTO_ROUTE = """
-function OnStableStudy(study, tags, metadata, origin)
-  local modalities = {}
+function OnStableStudy(study, tags, metadata)
+  local images = {}
   for _, series in ipairs(ParseJson(RestApiGet('/studies/' .. study))['Series']) do
-    local tags = ParseJson(RestApiGet('/series/' .. series))['MainDicomTags']
-    if tags['Modality'] == 'CT' or tags['Modality'] == 'MR' then
-      SendToModality(series, 'overread')
+    local modality = ParseJson(RestApiGet('/series/' .. series))['MainDicomTags']['Modality']
+    if modality == 'CT' or modality == 'MR' then
+      table.insert(images, series)
     end
+  end
+  if #images > 0 then
+    local job = { Resources = images, Synchronous = false }
+    RestApiPost('/modalities/overread/store', DumpJson(job, true))
   end
 end
 """
