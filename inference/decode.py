@@ -81,5 +81,9 @@ class TextDecoder:
                 break
             written.append(token)
             logits, cache = self.step(self.embeddings([token]), cache)
-        text: str = self._tokenizer.decode(written)
+        return self.text_of(written)
+
+    def text_of(self, ids: list[int]) -> str:
+        """The text that token ids stand for."""
+        text: str = self._tokenizer.decode(ids)
         return text.strip()

@@ -16,7 +16,13 @@ NEAR_MM = 12.0
 
 MAX_POINTS = 6000
 SMOOTH_VOXELS = 1.5
+TISSUE_HU = (-300.0, 500.0)
+"""Compared between the sides: from air to bone."""
+
 MAX_TILT_DEGREES = 25.0
+
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,18 @@ class Midline:
         return np.asarray(self.left @ (points - self.point[:, None]))
 
 
-def find_midline(enclosed: Mask, affine: npt.NDArray[np.float64]) -> Midline:
-    """The plane across which what the skull encloses is most symmetric.
+def find_midline(hu: Floats, enclosed: Mask, affine: npt.NDArray[np.float64]) -> Midline:
+    """The plane across which the head is most symmetric, skull base and skull included.
 
-    `enclosed` lies on an upright grid with `affine`; heads turned or tilted by more than about
-    25 degrees are beyond what a CT head shows.
+    `hu` and `enclosed` (what the skull encloses) lie on an upright grid with `affine`. The
+    cranium alone is nearly round from the front: it is the bone below it that shows a tilt.
     """
-    indices = np.array(np.nonzero(enclosed))
-    step = max(1, indices.shape[1] // MAX_POINTS)
-    points = affine[:3, :3] @ indices[:, ::step] + affine[:3, 3:]
-    centre = points.mean(axis=1)
-    smooth = ndimage.gaussian_filter(enclosed.astype(np.float32), SMOOTH_VOXELS)
+    centre = affine[:3, :3] @ np.argwhere(enclosed).mean(axis=0) + affine[:3, 3]
+    indices = np.array(np.nonzero(hu > TISSUE_HU[0]))
+    indices = indices[:, :: max(1, indices.shape[1] // MAX_POINTS)]
+    points = affine[:3, :3] @ indices + affine[:3, 3:]
+    smooth = ndimage.gaussian_filter(np.clip(hu, *TISSUE_HU), SMOOTH_VOXELS)
+    here = smooth[tuple(indices)]
     inverse = np.linalg.inv(affine)
 
     def plane(parameters: npt.NDArray[np.float64]) -> Midline:
@@ -52,18 +59,19 @@ def find_midline(enclosed: Mask, affine: npt.NDArray[np.float64]) -> Midline:
 
     def asymmetry(parameters: npt.NDArray[np.float64]) -> float:
         if np.abs(parameters[:2]).max() > MAX_TILT_DEGREES:
-            return 1.0
+            return TISSUE_HU[1] - TISSUE_HU[0]
         guess = plane(parameters)
         mirrored = points - 2 * guess.left[:, None] * guess.distance(points)
         places = inverse[:3, :3] @ mirrored + inverse[:3, 3:]
-        return -float(ndimage.map_coordinates(smooth, places, order=1).mean())
+        there = ndimage.map_coordinates(smooth, places, order=1, cval=TISSUE_HU[0])
+        return float(np.abs(there - here).mean())
 
     start = np.array([[0, 0, 0], [8, 0, 0], [0, 8, 0], [0, 0, 4]], dtype=np.float64)
     best = optimize.minimize(
         asymmetry,
         start[0],
         method="Nelder-Mead",
-        options={"initial_simplex": start, "xatol": 0.2, "fatol": 1e-5, "maxfev": 160},
+        options={"initial_simplex": start, "xatol": 0.2, "fatol": 1e-3, "maxfev": 160},
     )
     return plane(best.x)
 

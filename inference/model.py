@@ -181,7 +181,7 @@ def _evidence(mask: Mask) -> Evidence:
 
 
 def _laterality(volume: Volume, model_input: ModelInput, mask: Mask) -> Laterality | None:
-    midline = find_midline(model_input.enclosed, model_input.affine)
+    midline = find_midline(model_input.hu, model_input.enclosed, model_input.affine)
     return side_of(mask, volume.grid.affine, midline)
 
 

@@ -162,8 +162,16 @@ class VisionLanguageModel(nn.Module):
         self.decoder = Decoder(vocabulary)
 
     def text_logits(self, described: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, S, V) over text `ids` (B, S) that follow the image tokens."""
-        embeds = torch.cat([self.projector(described), self.embed(ids)], 1)
-        empty = embeds.new_zeros(LAYERS, embeds.shape[0], HEADS, 0, HEAD_SIZE)
-        logits, _, _ = self.decoder(embeds, empty, empty)
-        return logits[:, IMAGE_TOKENS:]
+        """Logits (B, T, S, V) for T texts `ids` (B, T, S) about each image (B, tokens, features).
+
+        The image is read once and its cache shared by the texts, as at inference.
+        """
+        batch, texts, _ = ids.shape
+        empty = described.new_zeros(LAYERS, batch, HEADS, 0, HEAD_SIZE)
+        _, keys, values = self.decoder(self.projector(described), empty, empty)
+        logits, _, _ = self.decoder(
+            self.embed(ids).flatten(0, 1),
+            keys.repeat_interleave(texts, 1),
+            values.repeat_interleave(texts, 1),
+        )
+        return logits.unflatten(0, (batch, texts))

@@ -30,7 +30,9 @@ from inference.training.model import VisionLanguageModel
 from inference.training.windows import WINDOWS_HU
 
 BATCH = 4
-TEXT_BATCH = 32
+TEXT_BATCH = 16
+TASKS = 3
+IGNORED = -100
 DESCRIBED_AT_ONCE = 10
 PAD, START, ANSWER, END = "<pad>", "<start>", "<answer>", "<end>"
 VOCABULARY = 480
@@ -199,28 +201,30 @@ def train_text(
             1e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * part)) + 1e-6
         )
         chosen = rng.integers(0, len(truths), TEXT_BATCH)
-        # Yes/no questions are a third of the tasks but one token each, hence the weight below.
-        picked = [tasks[index][rng.integers(0, 3)] for index in chosen]
-        length = max(len(ids) for ids, _ in picked)
-        ids = torch.full((TEXT_BATCH, length), token_id(tokenizer, PAD))
-        target = torch.full((TEXT_BATCH, length), -100)
-        weight = torch.ones(TEXT_BATCH, 1)
-        for row, (tokens, asked) in enumerate(picked):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            target[row, asked : len(tokens)] = torch.tensor(tokens[asked:])
-            weight[row] = 4.0 if len(tokens) - asked <= 2 else 1.0
+        picked = [tasks[index] for index in chosen]
+        length = max(len(ids) for head in picked for ids, _ in head)
+        ids = torch.full((TEXT_BATCH, TASKS, length), token_id(tokenizer, PAD))
+        target = torch.full((TEXT_BATCH, TASKS, length), IGNORED)
+        for row, head in enumerate(picked):
+            for task, (tokens, asked) in enumerate(head):
+                ids[row, task, : len(tokens)] = torch.tensor(tokens)
+                target[row, task, asked : len(tokens)] = torch.tensor(tokens[asked:])
         logits = model.text_logits(described[torch.from_numpy(chosen)], ids)
-        loss = functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), target[:, 1:].flatten(), reduction="none"
-        )
-        loss = (loss.view(TEXT_BATCH, -1) * weight).sum() / (target >= 0).sum()
+        losses = functional.cross_entropy(
+            logits[:, :, :-1].flatten(0, 2),
+            target[:, :, 1:].flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        ).view(TEXT_BATCH, TASKS, -1)
+        # Each task counts the same: the answer yes or no as much as a whole report.
+        loss = (losses.sum(2) / (target >= 0).sum(2)).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         step += 1
         if step % 50 == 0:
-            print(f"text {step} {elapsed:.0f} s loss {float(loss):.4f}", flush=True)
+            print(f"text {step} {elapsed:.0f} s loss {float(loss.detach()):.4f}", flush=True)
 
 
 def main() -> None:
