@@ -1,0 +1,90 @@
+"""What the documentation promises to list, it lists; what it points at is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from node.cli import app
+from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from node.preflight import RESULT_CLASSES
+from node.routing import VARIABLES
+from node.settings import Delivery, NodeSettings, Peer, Route, WebSettings
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+PAGES = [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md")]
+SECTIONS = {
+    "[node]": NodeSettings,
+    "[web]": WebSettings,
+    "[delivery]": Delivery,
+    "[[peers]]": Peer,
+    "[[routes]]": Route,
+}
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize(("heading", "section"), SECTIONS.items())
+def test_every_setting_is_documented_where_it_belongs(heading: str, section: type[BaseModel]):
+    text = (DOCS / "configuration.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert documented == set(section.model_fields)
+
+
+@pytest.mark.parametrize("section", [NodeSettings, Delivery])
+def test_documented_defaults_are_the_defaults(section: type[BaseModel]):
+    text = (DOCS / "configuration.md").read_text()
+    for key, field in section.model_fields.items():
+        row = re.search(rf"^\| `{key}` \| [^|]+ \| `([^`]*)` \|", text, re.MULTILINE)
+        assert row, key
+        shown = row[1].strip('"')
+        expected = "[]" if field.default == () else str(field.default).removesuffix(".0")
+        assert shown == expected.replace("False", "false"), key
+
+
+def test_every_attribute_of_a_rule_is_documented():
+    text = (DOCS / "configuration.md").read_text()
+    assert not [name for name in VARIABLES if f"`{name}`" not in text]
+
+
+def test_the_conformance_statement_lists_what_is_accepted_and_sent():
+    text = (DOCS / "conformance-statement.md").read_text()
+    listed = {cell.strip() for line in text.splitlines() for cell in line.split("|")}
+    expected = (*STORAGE_CLASSES, *TRANSFER_SYNTAXES, *RESULT_CLASSES)
+    assert not [uid.name for uid in expected if str(uid) not in listed]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path):
+    for target in LINK.findall(page.read_text()):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path) if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in _anchors(found), target
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_mentioned_exist(page: Path):
+    commands = {info.name or info.callback.__name__ for info in app.registered_commands}
+    quoted = re.findall(r"`(overread [^`]*)`|^    (?:.*-- )?(overread .*)$", page.read_text(), re.M)
+    for inline, block in quoted:
+        command = (inline or block).split()[1]
+        assert command in commands, inline or block
+
+
+def test_every_event_that_is_logged_is_documented():
+    text = (DOCS / "operations.md").read_text()
+    source = "\n".join(path.read_text() for path in (REPOSITORY / "node").rglob("*.py"))
+    calls = re.findall(r"log\.(?:info|warning|error|exception)\(([^)]*)", source)
+    events = {event for call in calls for event in re.findall(r'"([a-z_]+\.[a-z_]+)"', call)}
+    assert len(events) > 20
+    assert not [event for event in sorted(events) if f"`{event}`" not in text]
