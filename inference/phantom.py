@@ -37,6 +37,12 @@ from inference.phantom_lesion import Lesion, draw_lesion, measure
 
 __all__ = ["HeadPhantom", "Lesion"]
 
+DEEP = np.float32(60.0)
+"""A depth in mm at which nothing changes any more: stands in where depth does not matter."""
+
+FAR_MM = 99.0
+"""A distance at which a thin structure is not there."""
+
 COARSE_STEP_MM = 2.0
 """Smooth fields of a slice are computed on points about this far apart."""
 
@@ -235,18 +241,24 @@ class HeadPhantom:
     ) -> None:
         """Falx, tentorium and the superior sagittal sinus: normal, thin and slightly bright."""
         x, y, z = points
-        falx = window.fine(np.where((z > 12) | (y < -30) | (y > 45), np.abs(x + 1.2 * warp), 99))
-        tent = window.fine(np.where(y > 8 + 0.3 * np.abs(x), np.abs(z + 4 + 0.42 * np.abs(x)), 99))
-        sinus = window.fine(np.where((z > 10) | (y > 50), np.abs(x) - 1.0, 99))
-        soft = np.float32(window.soft_mm)
-        near = (depth > 0) & (depth < 38)
-        for weight in (
-            np.clip((0.9 - falx) / soft + 0.5, 0, 1) * near,
-            np.clip((0.8 - tent) / soft + 0.5, 0, 1) * (depth > 0) * 0.8,
+        falx = np.where((z > 12) | (y < -30) | (y > 45), np.abs(x + 1.2 * warp), FAR_MM)
+        tent = np.where(y > 8 + 0.3 * np.abs(x), np.abs(z + 4 + 0.42 * np.abs(x)), FAR_MM)
+        sinus = np.where((z > 10) | (y > 50), np.abs(x) - 1.0, FAR_MM)
+        for sheet, thickness_mm, reach_mm, hu in (
+            (falx, 0.9, 38.0, self._falx_hu),
+            (tent, 0.8, FAR_MM, self._falx_hu),
+            (sinus, 4.5, 5.0, self._vessel_hu),
         ):
-            plane += weight * np.clip(np.float32(self._falx_hu) - plane, 0, 60)
-        vein = np.clip((4.5 - sinus - depth) / soft + 0.5, 0, 1) * (depth > 0.5)
-        plane += vein * np.clip(np.float32(self._vessel_hu) - plane, 0, 60)
+            found = window.below(sheet.astype(np.float32), thickness_mm + window.soft_mm)
+            if found is None:
+                continue
+            area, distance = found
+            inward = depth[area]
+            # The sinus is a wedge that narrows with depth; the dural sheets do not.
+            taper = inward if sheet is sinus else 0
+            fill = np.clip((thickness_mm - distance - taper) / window.soft_mm + 0.5, 0, 1)
+            fill *= (inward > 0) & (inward < reach_mm)
+            plane[area] += fill * np.clip(np.float32(hu) - plane[area], 0, 60)
 
     def _paint_lesion(
         self,
@@ -285,6 +297,3 @@ class HeadPhantom:
             row, column = rng.integers(0, 64, 2)
             part = tile[row : row + hu.shape[1], column : column + hu.shape[2]]
             hu[index] += part if rng.random() < 0.5 else -part
-
-
-DEEP = np.float32(60.0)

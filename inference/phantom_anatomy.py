@@ -187,7 +187,20 @@ class SliceWindow:
             return None
         radius = self.radius(shape, warp)
         smallest = min(shape.half)
-        hit = radius < 1 + (self._margin_mm + self.soft_mm) / smallest
+        found = self.below(radius, 1 + self.soft_mm / smallest, slope=1 / smallest)
+        if found is None:
+            return None
+        window, part = found
+        return window, np.clip((1 - part) * (smallest / self.soft_mm) + 0.5, 0, 1)
+
+    def below(
+        self, coarse: Field, limit: float, *, slope: float = 1.0
+    ) -> tuple[tuple[slice, slice], Field] | None:
+        """The pixel window in which a coarse field can be below `limit`, and the field there.
+
+        `slope` is how much the field changes per mm; without any such pixel, None.
+        """
+        hit = coarse < limit + self._margin_mm * slope
         if not hit.any():
             return None
         rows, columns = np.flatnonzero(hit.any(1)), np.flatnonzero(hit.any(0))
@@ -199,10 +212,10 @@ class SliceWindow:
         )
         part = (
             self._up[0][window[0], top:bottom]
-            @ radius[top:bottom, left:right]
+            @ coarse[top:bottom, left:right]
             @ self._up[1][window[1], left:right].T
         )
-        return window, np.clip((1 - part) * (smallest / self.soft_mm) + 0.5, 0, 1)
+        return window, np.asarray(part, dtype=np.float32)
 
 
 def _knots(extent: int, stride: int) -> npt.NDArray[np.int64]:
