@@ -199,8 +199,8 @@ def _play(
         progress.advance(start)
         pacs.route(study, node, progress)
         run = _follow(settings, study, progress)
-        back = progress.add_task("PACS receives the results", total=2)
-        progress.update(back, completed=len(pacs.results))
+        count = len(pacs.results)
+        progress.add_task("PACS receives the results", total=count, completed=count)
     return study, run
 
 

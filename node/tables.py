@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import DateTime, ForeignKey, ForeignKeyConstraint, Index, TypeDecorator
+from sqlalchemy import DateTime, Enum, ForeignKey, ForeignKeyConstraint, Index, TypeDecorator
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -27,6 +27,11 @@ class _UTC(TypeDecorator[datetime]):
         if value is None or value.tzinfo is not None:
             return value
         return value.replace(tzinfo=UTC)
+
+
+def _as_text(states: type[StrEnum]) -> Enum:
+    """A column of state names, with no type of its own in the database."""
+    return Enum(states, native_enum=False, length=32)
 
 
 class Table(DeclarativeBase):
@@ -96,7 +101,7 @@ class Run(Table):
     study_uid: Mapped[str] = mapped_column(ForeignKey("studies.uid"), index=True)
     revision: Mapped[str]
     route: Mapped[str]
-    state: Mapped[RunState] = mapped_column(default=RunState.QUEUED)
+    state: Mapped[RunState] = mapped_column(_as_text(RunState), default=RunState.QUEUED)
     outcome: Mapped[str] = mapped_column(default="")  # one line for the worklist
     error: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
@@ -130,7 +135,9 @@ class Delivery(Table):
     __tablename__ = "deliveries"
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     peer: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.WAITING)
+    state: Mapped[DeliveryState] = mapped_column(
+        _as_text(DeliveryState), default=DeliveryState.WAITING
+    )
     attempts: Mapped[int] = mapped_column(default=0)
     opened_at: Mapped[datetime]
     next_attempt_at: Mapped[datetime]
