@@ -58,6 +58,6 @@ def write_shards(folder: Path, first_seed: int, shards: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shards", type=int, default=60)
+    parser.add_argument("--shards", type=int, default=16)
     arguments = parser.parse_args()
     write_shards(arguments.folder, 1_000_000, arguments.shards)

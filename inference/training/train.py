@@ -33,22 +33,20 @@ BATCH = 4
 TEXT_BATCH = 16
 TASKS = 3
 IGNORED = -100
+WARM_UP_STEPS = 50
+REPORT_EVERY = 50
 DESCRIBED_AT_ONCE = 10
 PAD, START, ANSWER, END = "<pad>", "<start>", "<answer>", "<end>"
 VOCABULARY = 480
 
 
 class Heads:
-    """Simulated heads read from shards; `refresh` picks up shards written since."""
+    """Simulated heads read from the shards that `inference.training.heads` wrote."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._shards: list[tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]] = []
         self.lesions: list[Lesion | None] = []
-
-    def refresh(self) -> None:
-        """Load the shards that appeared since the last call."""
-        for path in sorted(self._folder.glob("*.pickle"))[len(self._shards) :]:
+        for path in sorted(folder.glob("*.pickle")):
             content = pickle.loads(path.read_bytes())  # noqa: S301 - written by heads.py
             self._shards.append((content["hu"], content["truth"]))
             self.lesions += content["lesions"]
@@ -81,6 +79,12 @@ def batches(heads: Heads, rng: np.random.Generator) -> Iterator[tuple[Tensor, Te
         yield torch.from_numpy(np.stack(volumes)), torch.from_numpy(np.stack(masks))
 
 
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    """Warm-up, then a cosine down to almost nothing."""
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return peak * warm * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))) + 1e-6
+
+
 def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Weighted cross-entropy plus soft Dice per head that has a lesion."""
     entropy = functional.binary_cross_entropy_with_logits(
@@ -93,18 +97,14 @@ def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 20 * entropy + dice.mean()
 
 
-def train_vision(model: VisionLanguageModel, heads: Heads, minutes: float, out: Path) -> None:
+def train_vision(model: VisionLanguageModel, heads: Heads, steps: int, out: Path) -> None:
     """Teach the encoder and mask head; writes `vision.pt` now and then."""
     vision = model.vision
     optimiser = torch.optim.AdamW(vision.parameters(), lr=2e-3, weight_decay=1e-4)
     source = batches(heads, np.random.default_rng(0))
-    began, step, seen = time.monotonic(), 0, 0.0
-    while (elapsed := time.monotonic() - began) < minutes * 60:
-        part = elapsed / (minutes * 60)
-        rate = 2e-3 * min(1.0, (step + 1) / 40) * (0.5 + 0.5 * np.cos(np.pi * part)) + 1e-5
-        optimiser.param_groups[0]["lr"] = rate
-        if step % 25 == 0:
-            heads.refresh()
+    began, seen = time.monotonic(), 0.0
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = learning_rate(2e-3, step, steps)
         volume, truth = next(source)
         logits, pooled = vision(volume)
         cells = (functional.avg_pool3d(truth[:, None], 16) > 1e-3).float()
@@ -117,12 +117,9 @@ def train_vision(model: VisionLanguageModel, heads: Heads, minutes: float, out: 
         torch.nn.utils.clip_grad_norm_(vision.parameters(), 5.0)
         optimiser.step()
         seen = 0.95 * seen + 0.05 * float(loss.detach()) if step else float(loss.detach())
-        step += 1
-        if step % 50 == 0:
-            print(
-                f"vision {step} {elapsed:.0f} s loss {seen:.4f} heads {len(heads.lesions)}",
-                flush=True,
-            )
+        if step % REPORT_EVERY == REPORT_EVERY - 1:
+            elapsed = time.monotonic() - began
+            print(f"vision {step + 1} {elapsed:.0f} s loss {seen:.4f}", flush=True)
             torch.save(vision.state_dict(), out / "vision.pt")
     torch.save(vision.state_dict(), out / "vision.pt")
 
@@ -177,9 +174,7 @@ def describe(
     return torch.cat(described).clone(), truths
 
 
-def train_text(
-    model: VisionLanguageModel, heads: Heads, tokenizer: Tokenizer, minutes: float
-) -> None:
+def train_text(model: VisionLanguageModel, heads: Heads, tokenizer: Tokenizer, steps: int) -> None:
     """Teach projector and decoder on the frozen encoder's image tokens."""
     model.vision.eval()
     described, truths = describe(model, heads)
@@ -194,12 +189,9 @@ def train_text(
     ]
     optimiser = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.02)
     rng = np.random.default_rng(2)
-    began, step = time.monotonic(), 0
-    while (elapsed := time.monotonic() - began) < minutes * 60:
-        part = elapsed / (minutes * 60)
-        optimiser.param_groups[0]["lr"] = (
-            1e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * np.cos(np.pi * part)) + 1e-6
-        )
+    began = time.monotonic()
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = learning_rate(1e-3, step, steps)
         chosen = rng.integers(0, len(truths), TEXT_BATCH)
         picked = [tasks[index] for index in chosen]
         length = max(len(ids) for head in picked for ids, _ in head)
@@ -222,9 +214,9 @@ def train_text(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
-        step += 1
-        if step % 50 == 0:
-            print(f"text {step} {elapsed:.0f} s loss {float(loss.detach()):.4f}", flush=True)
+        if step % REPORT_EVERY == REPORT_EVERY - 1:
+            elapsed = time.monotonic() - began
+            print(f"text {step + 1} {elapsed:.0f} s loss {float(loss.detach()):.4f}", flush=True)
 
 
 def main() -> None:
@@ -232,8 +224,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("heads", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vision-minutes", type=float, default=25)
-    parser.add_argument("--text-minutes", type=float, default=6)
+    parser.add_argument("--vision-steps", type=int, default=850)
+    parser.add_argument("--text-steps", type=int, default=800)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -242,11 +234,10 @@ def main() -> None:
     tokenizer.save(str(arguments.out / "tokenizer.json"))
     model = VisionLanguageModel(tokenizer.get_vocab_size())
     heads = Heads(arguments.heads)
-    heads.refresh()
     if (arguments.out / "vision.pt").exists():
         model.vision.load_state_dict(torch.load(arguments.out / "vision.pt"))
-    train_vision(model, heads, arguments.vision_minutes, arguments.out)
-    train_text(model, heads, tokenizer, arguments.text_minutes)
+    train_vision(model, heads, arguments.vision_steps, arguments.out)
+    train_text(model, heads, tokenizer, arguments.text_steps)
     torch.save(model.state_dict(), arguments.out / "model.pt")
 
 
