@@ -17,6 +17,7 @@ from inference.bundle import MANIFEST, PACKAGED, Manifest, Performance
 from inference.model import Model, load_model
 from inference.phantom import HeadPhantom, Lesion
 from inference.simulation import scan_grid, volume_of
+from inference.training.heads import FIELD_MM, PLANES, REACH_MM
 
 FIRST_SEED = 9_000_000
 """Training starts at 1,000,000 and never comes here."""
@@ -41,17 +42,17 @@ def scan(seed: int, *, haemorrhage: bool, model: Model) -> Case:
     rng = np.random.default_rng([seed, 3])
     phantom = HeadPhantom(seed, haemorrhage=haemorrhage)
     slice_mm, pixel_mm = rng.uniform(2.0, 5.0), rng.uniform(0.9, 1.5)
-    plane = rng.choice(["axial", "axial", "coronal", "sagittal"])
-    reach_mm = {"axial": 170.0, "coronal": 225.0, "sagittal": 190.0}[plane]
-    shape = (int(reach_mm / slice_mm), int(240 / pixel_mm), int(240 / pixel_mm))
-    turn = tuple(rng.uniform(-12, 12, 3)) if rng.random() < 0.5 else (0.0, 0.0, 0.0)
+    plane = str(rng.choice(PLANES))
+    pixels = int(FIELD_MM / pixel_mm)
+    shape = (int(REACH_MM[plane] / slice_mm), pixels, pixels)
+    x, y, z = rng.uniform(-12, 12, 3) * (rng.random() < 0.5)
     affine = scan_grid(
         phantom,
         shape,
         (slice_mm, pixel_mm, pixel_mm),
         plane=plane,
         reverse=bool(rng.random() < 0.5),
-        turn_degrees=turn,
+        turn_degrees=(x, y, z),
     )
     hu, truth = phantom.render(affine, shape)
     assessment = model.assess(volume_of(hu, affine), at=datetime.now(UTC))

@@ -6,28 +6,14 @@ from inference.bundle import (
     Language,
     Manifest,
     Origin,
-    Plausibility,
-    Preprocessing,
     WordsOf,
 )
-from inference.training.heads import GRID, SPACING_MM
+from inference.training.grid import PREPROCESSING
 from inference.training.language import QUESTION
-from inference.training.windows import WINDOWS_HU
 
 STATEMENT = Text(
     en="Demonstration model trained on simulated heads only. Not for clinical use.",
     zh="演示模型，仅用模拟头颅数据训练，不得用于临床。",
-)
-
-PLAUSIBILITY = Plausibility(
-    max_spacing_mm=7.0,
-    min_coverage_mm=85.0,
-    min_slices=12,
-    bone_hu=250.0,
-    tissue_hu=(-15.0, 110.0),
-    min_enclosed_area_cm2=50.0,
-    min_enclosed_mm=35.0,
-    min_tissue_fraction=0.85,
 )
 
 FINDING = FindingSpec(
@@ -69,16 +55,7 @@ def manifest_of(
         ),
         statement=STATEMENT,
         files=files,
-        preprocessing=Preprocessing(
-            modality="CT",
-            spacing_mm=(SPACING_MM,) * 3,
-            size=GRID,
-            interpolation="linear",
-            windows_hu=WINDOWS_HU,
-            foreground_hu=-300.0,
-            centre_below_vertex_mm=72.0,
-            plausibility=PLAUSIBILITY,
-        ),
+        preprocessing=PREPROCESSING,
         language=language,
         finding=FINDING,
         origin=origin,

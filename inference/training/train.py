@@ -24,10 +24,10 @@ from torch.nn import functional
 
 from inference.phantom import Lesion
 from inference.preprocess import apply_windows
-from inference.training.heads import GRID, SHARD
+from inference.training.grid import GRID, WINDOWS_HU
+from inference.training.heads import SHARD
 from inference.training.language import corpus, samples
 from inference.training.model import VisionLanguageModel
-from inference.training.windows import WINDOWS_HU
 
 BATCH = 4
 TEXT_BATCH = 16
@@ -234,8 +234,8 @@ def main() -> None:
     tokenizer.save(str(arguments.out / "tokenizer.json"))
     model = VisionLanguageModel(tokenizer.get_vocab_size())
     heads = Heads(arguments.heads)
-    if (arguments.out / "vision.pt").exists():
-        model.vision.load_state_dict(torch.load(arguments.out / "vision.pt"))
+    if (arguments.out / "model.pt").exists():
+        model.load_state_dict(torch.load(arguments.out / "model.pt"))
     train_vision(model, heads, arguments.vision_steps, arguments.out)
     train_text(model, heads, tokenizer, arguments.text_steps)
     torch.save(model.state_dict(), arguments.out / "model.pt")

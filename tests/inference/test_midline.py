@@ -8,8 +8,7 @@ from inference.bundle import BUILTIN, find_bundle, load_bundle
 from inference.midline import Midline, find_midline, side_of
 from inference.phantom import HeadPhantom
 from inference.preprocess import enclosed_by_skull, upright_grid
-from inference.training.heads import GRID
-from inference.training.manifest import PLAUSIBILITY
+from inference.training.grid import GRID, PLAUSIBILITY
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]
 MIDDLE = Midline(np.array([40.0, 0, 0]), np.array([1.0, 0, 0]))

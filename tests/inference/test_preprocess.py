@@ -37,8 +37,7 @@ def refusal(volume, spec: Preprocessing) -> str:
     [
         {"reverse": True},
         {"plane": "sagittal"},
-        {"plane": "coronal"},
-        {"plane": "sagittal", "reverse": True},
+        {"plane": "coronal", "reverse": True},
         {"turn_degrees": (12.0, -8.0, 6.0)},
     ],
     ids=str,
@@ -47,7 +46,7 @@ def test_every_plane_and_order_gives_the_same_model_input(
     spec: Preprocessing, view: dict[str, object]
 ) -> None:
     phantom = HeadPhantom(77, haemorrhage=True, diameter_mm=25)
-    shape, spacing = (118, 118, 118), (2.0, 2.0, 2.0)
+    shape, spacing = (95, 95, 95), (2.4, 2.4, 2.4)
     straight = prepare(scan(phantom, shape, spacing).volume, spec)
     other = prepare(scan(phantom, shape, spacing, **view).volume, spec)
     np.testing.assert_allclose(other.affine[:3, 3], straight.affine[:3, 3], atol=3.0)
