@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path.cwd()))  # the code under test is where the node is started
-FLAG = Path(sys.argv[1])
-STEP, MOMENT = sys.argv[2], sys.argv[3]
+ARGUMENTS = sys.argv[1:4]
+FLAG, STEP, MOMENT = Path(ARGUMENTS[0]), ARGUMENTS[1], ARGUMENTS[2]
 
 
 def die_once():
@@ -55,7 +55,7 @@ if __name__ == "__main__":
         original = supervisor.subprocess.Popen
 
         def through_this_script(command, **options):
-            return original([sys.executable, __file__, *sys.argv[1:4], *command[3:]], **options)
+            return original([sys.executable, __file__, *ARGUMENTS, *command[3:]], **options)
 
         supervisor.subprocess.Popen = through_this_script
     sys.argv = ["overread", *sys.argv[4:]]

@@ -79,7 +79,7 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DicomAlwaysAllowFind": True,
-            "StableAge": 1,
+            "StableAge": 4,
             "LuaScripts": [str(script)],
             "DicomModalities": {"overread": ["OVERREAD", "127.0.0.1", node_port]},
             "Plugins": [],
@@ -101,12 +101,9 @@ class Orthanc:
             return False
 
     def rest(self, path):
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{self.http_port}{path}", timeout=10
-        ) as reply:
-            return json.loads(reply.read())
+        return json.loads(self.content(path))
 
-    def instance_bytes(self, path):
+    def content(self, path):
         url = f"http://127.0.0.1:{self.http_port}{path}"
         with urllib.request.urlopen(url, timeout=30) as reply:
             return reply.read()
