@@ -6,8 +6,12 @@ Writes the figures into the bundle's manifest (which changes its digest) and pri
 """
 
 import argparse
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ FIRST_SEED = 9_000_000
 """Training starts at 1,000,000 and never comes here."""
 
 SIZEABLE_MM = 10.0
+PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,18 @@ class Case:
     withheld: bool
 
 
-def scan(seed: int, *, haemorrhage: bool, model: Model) -> Case:
-    """Scan one head on a random axial, coronal, sagittal or oblique grid and assess it."""
+@cache
+def _model(bundle: Path) -> Model:
+    return load_model(bundle, threads=1)
+
+
+def scan(seed: int, *, bundle: Path) -> Case:
+    """Scan one head on a random axial, coronal, sagittal or oblique grid and assess it.
+
+    Heads with an even seed have a haemorrhage.
+    """
     rng = np.random.default_rng([seed, 3])
-    phantom = HeadPhantom(seed, haemorrhage=haemorrhage)
+    phantom = HeadPhantom(seed, haemorrhage=seed % 2 == 0)
     slice_mm, pixel_mm = rng.uniform(2.0, 5.0), rng.uniform(0.9, 1.5)
     plane = str(rng.choice(PLANES))
     pixels = int(FIELD_MM / pixel_mm)
@@ -55,7 +68,7 @@ def scan(seed: int, *, haemorrhage: bool, model: Model) -> Case:
         turn_degrees=(x, y, z),
     )
     hu, truth = phantom.render(affine, shape)
-    assessment = model.assess(volume_of(hu, affine), at=datetime.now(UTC))
+    assessment = _model(bundle).assess(volume_of(hu, affine), at=datetime.now(UTC))
     if not assessment.record.completed:
         raise RuntimeError(f"seed {seed} refused: {assessment.record.limitations[0].en}")
     finding = assessment.record.findings[0]
@@ -91,8 +104,8 @@ def summarise(cases: list[Case]) -> Performance:
     )
 
 
-def _share(outcomes: object) -> float:
-    values = list(outcomes)  # type: ignore[call-overload]
+def _share(outcomes: Iterable[bool]) -> float:
+    values = list(outcomes)
     return round(sum(values) / len(values), 4) if values else 0.0
 
 
@@ -102,11 +115,10 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=PACKAGED / "head_ct")
     parser.add_argument("--heads", type=int, default=240)
     arguments = parser.parse_args()
-    model = load_model(arguments.bundle, threads=1)
-    cases = []
-    for index in range(arguments.heads):
-        case = scan(FIRST_SEED + index, haemorrhage=index % 2 == 0, model=model)
-        cases.append(case)
+    job = partial(scan, bundle=arguments.bundle)
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        cases = list(pool.map(job, range(FIRST_SEED, FIRST_SEED + arguments.heads), chunksize=4))
+    for index, case in enumerate(cases):
         if (case.lesion is not None) != (case.presence is Presence.PRESENT) or case.withheld:
             print(FIRST_SEED + index, case, flush=True)
         if case.side_right is False:
