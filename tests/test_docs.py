@@ -12,6 +12,7 @@ from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.preflight import RESULT_CLASSES
 from node.routing import VARIABLES
 from node.settings import Delivery, NodeSettings, Peer, Route, WebSettings
+from tests.system.peers import AUTO_ROUTE
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -90,3 +91,8 @@ def test_every_event_that_is_logged_is_documented():
     events = {event for call in calls for event in re.findall(r'"([a-z_]+\.[a-z_]+)"', call)}
     assert len(events) > 20
     assert not [event for event in sorted(events) if f"`{event}`" not in text]
+
+
+def test_the_orthanc_script_is_the_one_that_the_system_tests_run():
+    shown = (DOCS / "ae-titles.md").read_text().replace("\n    ", "\n")
+    assert AUTO_ROUTE.strip() in shown
