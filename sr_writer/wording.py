@@ -47,11 +47,18 @@ def statements(record: AssessmentRecord) -> tuple[Text, ...]:
     return tuple(said)
 
 
+def percentage(share: float) -> str:
+    """Return a probability in words that never claim certainty."""
+    if share > 0.999:
+        return "> 99.9%"
+    return f"{share:.1%}" if share >= 0.001 else "< 0.1%"
+
+
 def probability(finding: Finding) -> Text | None:
     """Return the sentence that says what the probability is the probability of."""
     if finding.probability is None:
         return None
-    share, threshold = f"{finding.probability:.1%}", f"{finding.threshold:.1%}"
+    share, threshold = percentage(finding.probability), percentage(finding.threshold)
     return Text(
         en=f"Probability that the finding is present: {share}; decision threshold {threshold}.",
         zh=f"该征象存在的概率：{share}；判定阈值 {threshold}。",
@@ -71,8 +78,8 @@ def finding_line(finding: Finding) -> Text:
     english = f"{finding.label.en}: {presence.en}"
     chinese = f"{finding.label.zh}：{presence.zh}"
     if finding.probability is not None:
-        english += f" (probability {finding.probability:.1%})"
-        chinese += f"（概率 {finding.probability:.1%}）"
+        english += f" (probability {percentage(finding.probability)})"
+        chinese += f"（概率 {percentage(finding.probability)}）"
     if finding.laterality is not None:
         english += f", {_LATERALITY[finding.laterality].en}"
         chinese += f"，{_LATERALITY[finding.laterality].zh}"

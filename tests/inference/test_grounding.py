@@ -8,6 +8,8 @@ CODE = Code(value="1386000", scheme="SCT", meaning="Intracranial hemorrhage")
 WORDS = WordsOf(
     present=Text(en="haemorrhage", zh="出血"),
     absent=Text(en="no hyperdense intracranial haemorrhage", zh="未见"),
+    midline=Text(en="midline", zh="中线"),
+    regions=(Text(en="frontal", zh="额叶"), Text(en="deep", zh="深部")),
 )
 NONE_SEEN = Text(en="No hyperdense intracranial haemorrhage is seen.", zh="未见颅内高密度出血。")
 ON_THE_LEFT = Text(
@@ -43,7 +45,14 @@ def finding(presence: Presence, laterality: Laterality | None = None) -> Finding
         (ON_THE_LEFT, Presence.PRESENT, None, True),
         (ON_THE_LEFT, Presence.PRESENT, Laterality.BILATERAL, True),
         (ON_THE_LEFT, Presence.ABSENT, None, False),
-        (MIDLINE, Presence.PRESENT, Laterality.RIGHT, True),
+        (MIDLINE, Presence.PRESENT, Laterality.RIGHT, False),
+        (MIDLINE, Presence.PRESENT, None, True),
+        (
+            Text(en=ON_THE_LEFT.en, zh=ON_THE_LEFT.zh.replace("额叶", "深部")),
+            Presence.PRESENT,
+            Laterality.LEFT,
+            False,
+        ),
         (Text(en=ON_THE_LEFT.en, zh=NONE_SEEN.zh), Presence.PRESENT, Laterality.LEFT, False),
         (
             Text(en=ON_THE_LEFT.en, zh=ON_THE_LEFT.zh.replace("左", "右")),
