@@ -79,10 +79,12 @@ class Language(_Frozen):
 
 
 class WordsOf(_Frozen):
-    """Words in a narrative that state a finding, its absence, or a side; for grounding."""
+    """Words in a narrative that state a finding, its absence or a place; for grounding."""
 
     present: Text
     absent: Text
+    midline: Text
+    regions: tuple[Text, ...] = Field(description="must be the same in both languages")
 
 
 class FindingSpec(_Frozen):

@@ -26,10 +26,15 @@ def contradiction(narrative: Text, finding: Finding, words: WordsOf) -> Text | N
         return _withheld("the finding is undetermined", "该征象无法判定")
     if stated != {finding.presence is Presence.PRESENT}:
         return _withheld("it contradicts the finding", "与判定结果相矛盾")
-    if finding.presence is Presence.PRESENT and _sides(narrative) - _allowed(finding.laterality):
-        return _withheld(
-            "it names another side than the segmentation shows", "所述侧别与分割结果不符"
-        )
+    if finding.presence is Presence.PRESENT:
+        if _sides(narrative) - _allowed(finding.laterality) or (
+            finding.laterality is not None and _has(narrative, words.midline)
+        ):
+            return _withheld(
+                "it names another side than the segmentation shows", "所述侧别与分割结果不符"
+            )
+        if any((word.en in narrative.en) != (word.zh in narrative.zh) for word in words.regions):
+            return _withheld("the two languages name different regions", "中英文描述的部位不一致")
     return None
 
 
@@ -49,12 +54,16 @@ def _sides(narrative: Text) -> set[Laterality]:
     }
 
 
+def _has(narrative: Text, word: Text) -> bool:
+    return word.en in narrative.en or word.zh in narrative.zh
+
+
 def _bare(words: list[str]) -> set[str]:
     return {word.strip(".,;:") for word in words}
 
 
 def _allowed(laterality: Laterality | None) -> set[Laterality]:
-    """Sides that a text may name; a finding on the midline may be told with either or none."""
+    """Sides that a text may name; one on both or on no side leaves it open."""
     if laterality in _SIDES:
         return {laterality}
     return set(_SIDES)

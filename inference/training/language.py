@@ -15,7 +15,7 @@ YES, NO = "yes", "no"
 SMALL_MM, LARGE_MM = 15.0, 30.0
 """Equivalent-sphere diameters that part small from medium-sized from large."""
 
-_REGIONS = {
+REGIONS = {
     "frontal": Text(en="frontal", zh="额叶"),
     "parietal": Text(en="parietal", zh="顶叶"),
     "temporal": Text(en="temporal", zh="颞叶"),
@@ -51,7 +51,7 @@ def report(lesion: Lesion | None, *, mirrored: bool = False) -> Text:
             f"on the {side.en}.",
             zh=f"{side.zh}硬膜下可见{size.zh}的新月形高密度出血。",
         )
-    region = _REGIONS[lesion.region]
+    region = REGIONS[lesion.region]
     if lesion.side is None:
         return Text(
             en=f"There is a {size.en} hyperdense haemorrhage near the midline "
@@ -78,7 +78,7 @@ def samples(lesion: Lesion | None, *, mirrored: bool = False) -> tuple[Sample, .
 def corpus() -> list[str]:
     """Every sentence the model can be asked or can say, to learn the vocabulary from."""
     sentences = [QUESTION, PROMPTS.en, PROMPTS.zh, YES, NO, report(None).en, report(None).zh]
-    for region in _REGIONS:
+    for region in REGIONS:
         for side in (Laterality.LEFT, Laterality.RIGHT, None):
             for diameter in (10.0, 20.0, 40.0):
                 for kind in ("intraparenchymal", "subdural"):

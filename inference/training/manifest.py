@@ -9,7 +9,7 @@ from inference.bundle import (
     WordsOf,
 )
 from inference.training.grid import PREPROCESSING
-from inference.training.language import QUESTION
+from inference.training.language import QUESTION, REGIONS
 
 STATEMENT = Text(
     en="Demonstration model trained on simulated heads only. Not for clinical use.",
@@ -27,6 +27,8 @@ FINDING = FindingSpec(
     words=WordsOf(
         present=Text(en="haemorrhage", zh="出血"),
         absent=Text(en="no hyperdense intracranial haemorrhage", zh="未见"),
+        midline=Text(en="midline", zh="中线"),
+        regions=tuple(REGIONS.values()),
     ),
     segment_category=Code(
         value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"
