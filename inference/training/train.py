@@ -40,6 +40,7 @@ TEXT_BATCH = 16
 TASKS = 3
 IGNORED = -100
 WARM_UP_STEPS = 50
+CLEAR_HEAD_DICE = 0.25
 REPORT_EVERY = 50
 DESCRIBED_AT_ONCE = 10
 PAD, START, ANSWER, END = "<pad>", "<start>", "<answer>", "<end>"
@@ -92,7 +93,11 @@ def learning_rate(peak: float, step: int, steps: int) -> float:
 
 
 def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Weighted cross-entropy plus soft Dice per head that has a lesion."""
+    """Weighted cross-entropy plus soft Dice per head, which counts small lesions like large ones.
+
+    Without a lesion the Dice term is near 1 for any faint guess; at full weight it teaches the
+    model to keep silent on small lesions.
+    """
     entropy = functional.binary_cross_entropy_with_logits(
         logits, truth, pos_weight=logits.new_tensor(4.0)
     )
@@ -100,7 +105,8 @@ def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
     flat = truth.flatten(1)
     overlap = (probability * flat).sum(1)
     dice = 1 - (2 * overlap + 1) / (probability.sum(1) + flat.sum(1) + 1)
-    return 20 * entropy + dice.mean()
+    weight = torch.where(flat.sum(1) > 0, 1.0, CLEAR_HEAD_DICE)
+    return 20 * entropy + (weight * dice).mean()
 
 
 def train_vision(model: VisionLanguageModel, heads: Heads, steps: int, out: Path) -> None:
