@@ -27,6 +27,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from node.spool import InstanceKey
 from node.tables import (
+    SCHEMA,
     DeliveredObject,
     Delivery,
     DeliveryState,
@@ -34,6 +35,7 @@ from node.tables import (
     Milestone,
     Run,
     RunState,
+    Schema,
     Series,
     Study,
     Table,
@@ -56,6 +58,10 @@ class Received:
     series_number: str
 
 
+class SchemaError(Exception):
+    """The database holds tables of another version of Overread."""
+
+
 class Catalogue:
     """One database, shared by all roles of the node."""
 
@@ -70,6 +76,17 @@ class Catalogue:
                 connection.execute(CreateTable(table, if_not_exists=True))
                 for index in table.indexes:
                     connection.execute(CreateIndex(index, if_not_exists=True))
+
+        with self.session() as session:
+            row = {"id": 1, "version": SCHEMA}
+            session.execute(self._insert(Schema, [row]).on_conflict_do_nothing())
+            found = session.scalars(select(Schema.version)).one()
+        if found != SCHEMA:
+            raise SchemaError(
+                f"the database holds tables of version {found}, this Overread needs {SCHEMA}: "
+                "let the studies in flight finish, stop the node, give it a new database; what "
+                "lies in the spool is listed again at the start"
+            )
 
     def close(self) -> None:
         """Let go of the database."""

@@ -10,9 +10,10 @@ import orjson
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from sqlalchemy.exc import OperationalError
 
 from node import store_scu
-from node.catalogue import Catalogue
+from node.catalogue import Catalogue, SchemaError
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
 from node.run_folder import RunFolder
@@ -43,7 +44,12 @@ class Role(StrEnum):
 
 def main() -> None:
     """Entry point of the `overread` command."""
-    app()
+    try:
+        app()
+    except (SchemaError, OperationalError) as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        Console(stderr=True).print(f"database: {reason}", style="red", markup=False)
+        sys.exit(1)
 
 
 @app.command()

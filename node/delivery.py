@@ -46,12 +46,16 @@ def settle(bench: Workbench, run_id: str) -> RunState:
     states = {delivery.state for delivery in bench.catalogue.run(run_id).deliveries}
     if DeliveryState.WAITING in states:
         bench.catalogue.update_run(run_id, state=RunState.DELIVERING)
+        log.info("run.waits", run=run_id)
         return RunState.DELIVERING
     if DeliveryState.GIVEN_UP in states:
-        bench.catalogue.update_run(run_id, state=RunState.UNDELIVERABLE)
-        return RunState.UNDELIVERABLE
-    bench.catalogue.reach(run_id, "delivered", RunState.DELIVERED)
-    return RunState.DELIVERED
+        state = RunState.UNDELIVERABLE
+        bench.catalogue.update_run(run_id, state=state)
+    else:
+        state = RunState.DELIVERED
+        bench.catalogue.reach(run_id, "delivered", state)
+    log.info("run.over", run=run_id, state=state)
+    return state
 
 
 def redeliver_due(bench: Workbench) -> None:

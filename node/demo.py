@@ -256,7 +256,7 @@ def _print_results(settings: Settings, study: SimulatedStudy, run: Run, console:
     lesion = study.lesion
     if lesion is not None:
         console.print(
-            f"What the simulated patient has: a {lesion.kind} haemorrhage of "
+            f"What the simulated patient has: {lesion.kind} haemorrhage, "
             f"{lesion.volume_ml:.1f} mL, {lesion.side or 'midline'}, {lesion.region}"
         )
 

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from inference.bundle import BundleError, find_bundle
 from inference.model import load_model
 from inference.runtime import RuntimeProviderError
-from node.catalogue import Catalogue
+from node.catalogue import Catalogue, SchemaError
 from node.durable import write_new
 from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
@@ -69,24 +70,50 @@ def preflight(config: Path) -> list[Result]:
 
 
 def _ports(settings: Settings) -> Iterator[Result]:
-    for subject, host, port in (
-        ("DICOM port", settings.node.host, settings.node.port),
-        ("status page port", settings.web.host, settings.web.port),
-    ):
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-        except OSError as error:
-            yield Result(
-                subject,
-                Outcome.FAILED,
-                f"{host}:{port} cannot be bound: {error.strerror}",
-                "stop what uses it (is the node running already?) or choose another",
-            )
-        else:
-            yield Result(subject, Outcome.OK, f"{host}:{port} is free")
+    node, web = settings.node, settings.web
+    yield _port("DICOM port", node.host, node.port, runs=_node_answers(settings))
+    yield _port("status page port", web.host, web.port, runs=_page_answers(web.host, web.port))
+
+
+def _port(subject: str, host: str, port: int, *, runs: bool) -> Result:
+    if runs:
+        return Result(subject, Outcome.OK, f"{host}:{port} is answered by the node, which runs")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return Result(
+            subject,
+            Outcome.FAILED,
+            f"{host}:{port} cannot be bound: {error.strerror}",
+            "stop what uses it, or choose another",
+        )
+    return Result(subject, Outcome.OK, f"{host}:{port} is free")
+
+
+def _node_answers(settings: Settings) -> bool:
+    """Whether this very node listens already: its AE title answers one of its peers."""
+    node = settings.node
+    host = "127.0.0.1" if node.host in ("0.0.0.0", "::") else node.host  # noqa: S104  # compared
+    itself = Peer(name="node", ae_title=node.ae_title, host=host, port=node.port)
+    try:
+        echo(itself, settings.peers[0].ae_title)
+    except PeerError:
+        return False
+    return True
+
+
+def _page_answers(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return b"checked_at" in connection.getresponse().read()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _disk(settings: Settings) -> Iterator[Result]:
@@ -130,6 +157,8 @@ def _database(settings: Settings) -> Iterator[Result]:
         yield Result(
             "database", Outcome.FAILED, reason, "check node.database_url and that it is running"
         )
+    except SchemaError as error:
+        yield Result("database", Outcome.FAILED, str(error), "see docs/install.md, Upgrade")
     else:
         kind = settings.database_url.split(":", 1)[0].split("+")[0]
         yield Result("database", Outcome.OK, f"{kind} answers")

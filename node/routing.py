@@ -70,7 +70,8 @@ def _attributes(header: Dataset, instances: int) -> dict[str, object]:
         except (TypeError, ValueError):
             attributes[keyword] = 0.0
     for keyword in _LISTS:
-        attributes[keyword] = [str(value) for value in header.get(keyword) or []]
+        value = header.get(keyword) or []
+        attributes[keyword] = [value] if isinstance(value, str) else [str(one) for one in value]
     return attributes
 
 

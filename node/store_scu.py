@@ -12,6 +12,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from pynetdicom.status import code_to_category
 
+from node.intake import DUPLICATE_INSTANCE
 from node.settings import Peer
 
 # Bytes go out as they lie in the file: nothing is decoded and encoded again on the way.
@@ -47,7 +48,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Answer:
-    """The peer's C-STORE response to one instance; a warning (Bxxx) means taken."""
+    """The peer's C-STORE response to one instance.
+
+    A warning (Bxxx) means taken, and so does 0111: the peer has an instance of this UID, and our
+    UIDs follow from content, so it is this one (PS3.7 Section 9.1.1.1.9).
+    """
 
     instance: Instance
     status: int
@@ -56,7 +61,8 @@ class Answer:
     @property
     def taken(self) -> bool:
         """Whether the peer has the instance now."""
-        return code_to_category(self.status) in ("Success", "Warning")
+        category = code_to_category(self.status)
+        return category in ("Success", "Warning") or self.status == DUPLICATE_INSTANCE
 
 
 def read_instance(path: Path) -> Instance:

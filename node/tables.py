@@ -40,6 +40,18 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: _UTC}  # noqa: RUF012  # SQLAlchemy reads it off the class
 
 
+SCHEMA = 1
+"""Raised whenever a table changes; the tables are an index, made anew from the spool."""
+
+
+class Schema(Table):
+    """Which version of the tables the database holds; one row."""
+
+    __tablename__ = "catalogue_schema"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int]
+
+
 class Study(Table):
     """A study of which at least one instance was received."""
 

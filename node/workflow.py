@@ -10,6 +10,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from sqlalchemy.exc import SQLAlchemyError
 
 from node import delivery, steps
+from node.settings import Settings
 from node.steps import RETRY, RunFailedError, Workbench
 from node.tables import DeliveryState, Run, RunState
 
@@ -35,7 +36,7 @@ def launch(bench: Workbench) -> None:
         "name": "overread",
         "system_database_url": bench.settings.database_url,
         "application_version": WORKFLOW_VERSION,
-        "executor_id": f"worker@{socket.gethostname()}:{bench.settings.node.port}",
+        "executor_id": _executor_id(bench.settings),
         "log_level": "WARNING",
         "enable_otlp": False,
     }
@@ -43,6 +44,13 @@ def launch(bench: Workbench) -> None:
     DBOS.launch()
     # One study at a time a worker: a model fills the machine, a second one would only slow both.
     DBOS.register_queue(STUDY_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
+
+
+def _executor_id(settings: Settings) -> str:
+    """Whose pending runs this worker resumes: all there are, where the database is its own."""
+    if settings.database_url.startswith("sqlite"):
+        return "worker"
+    return f"worker@{socket.gethostname()}:{settings.node.port}"
 
 
 def stop() -> None:
@@ -133,8 +141,7 @@ def deliver(run_id: str) -> None:
     for one in _bench.catalogue.run(run_id).deliveries:
         if one.state is DeliveryState.WAITING:
             delivery.attempt(_bench, one)
-    state = delivery.settle(_bench, run_id)
-    log.info("run.over" if state is RunState.DELIVERED else "run.waits", run=run_id, state=state)
+    delivery.settle(_bench, run_id)
 
 
 @_step

@@ -5,12 +5,9 @@ request whose Host header names anything else is refused, which a rebound DNS na
 """
 
 import re
-import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,6 @@ import orjson
 import structlog
 import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import ValidationError
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -34,14 +28,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.assessment import AssessmentRecord, Text
 from node.catalogue import Catalogue
 from node.run_folder import RunFolder
 from node.settings import Settings
 from node.spool import Spool
 from node.status import RunRow, study_rows
-from node.tables import Run
-from sr_writer.report import report_text
+from node.web.health import Alarm, health_of
+from node.web.views import record_of, view_of
 from sr_writer.wording import DEMONSTRATION, UNVERIFIED
 
 log = structlog.get_logger()
@@ -56,74 +49,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",  # pictures of patients must not stay in a browser's cache
 }
-RECENT = timedelta(hours=24)
-"""How long a run that ended badly keeps the banner red, unless its study is sent again."""
-
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_MAIN_STEPS_FROM = "complete"  # what comes before is the sender's time and the quiet period
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """Something an operator must know on whatever page they are, and what to do about it."""
-
-    text: str
-    remedy: str
-    studies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Health:
-    """How the node is; it is well while there is no alarm."""
-
-    database_reachable: bool
-    free_gb: float | None
-    min_free_gb: float
-    instances_kept_aside: int
-    troubled_runs: int
-    alarms: tuple[Alarm, ...]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One step of a timeline as drawn: percent of the time since the study was complete."""
-
-    name: str
-    at: datetime
-    milliseconds: float
-    start: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A key slice, counted from 1 as on the picture itself."""
-
-    name: str
-    number: int
-
-
-@dataclass(frozen=True)
-class ObjectFile:
-    """A DICOM object in the run's folder."""
-
-    name: str
-    sop_class: str
-    instance_uid: str
-    kilobytes: float
-
-
-@dataclass(frozen=True)
-class RunView:
-    """All there is to show of a run."""
-
-    row: RunRow
-    bars: tuple[Bar, ...]
-    record: AssessmentRecord | None
-    report: Text | None
-    pictures: tuple[Picture, ...]
-    objects: tuple[ObjectFile, ...]
-    damaged: bool  # something is there that cannot be read
 
 
 class Pages:
@@ -146,7 +72,7 @@ class Pages:
     def worklist(self, request: Request) -> Response:  # noqa: ARG002
         """The studies that received something last."""
         rows = study_rows(self._catalogue.worklist())
-        demonstrates = any(_demonstrates(self._record(run)) for row in rows for run in row.runs)
+        demonstrates = any(self._demonstrates(run) for row in rows for run in row.runs)
         aside = self._spool.aside()
         return self._page("worklist.html", rows=rows, demonstrates=demonstrates, kept_aside=aside)
 
@@ -156,7 +82,7 @@ class Pages:
         if study is None:
             raise HTTPException(404, "No such study: it is past retention, or was not sent yet")
         row = study_rows([study])[0]
-        runs = [self._run_view(run) for run in row.runs]
+        runs = [view_of(run, self._run_folder(run.run_id)) for run in row.runs]
         demonstrates = any(
             run.record is not None and run.record.model.demonstration for run in runs
         )
@@ -173,7 +99,7 @@ class Pages:
 
     def healthz(self, request: Request) -> Response:  # noqa: ARG002
         """The node's health for a monitor: 503 while there is an alarm."""
-        health = self._health()
+        health = health_of(self._settings, self._catalogue)
         return Response(
             orjson.dumps(
                 {"ok": not health.alarms, "checked_at": datetime.now(UTC), **vars(health)}
@@ -190,7 +116,7 @@ class Pages:
             error.status_code,
             f"{error.detail}.",
             "Go back to the worklist.",
-            alarms=self._health().alarms,
+            alarms=health_of(self._settings, self._catalogue).alarms,
         )
 
     def no_database(self, request: Request, error: Exception) -> Response:
@@ -212,7 +138,7 @@ class Pages:
         )
 
     def _page(self, template: str, **context: Any) -> Response:
-        alarms = self._health().alarms
+        alarms = health_of(self._settings, self._catalogue).alarms
         return HTMLResponse(self._templates.get_template(template).render(alarms=alarms, **context))
 
     def _error(
@@ -233,85 +159,14 @@ class Pages:
             self._catalogue.run(run_id)
         except KeyError:
             raise HTTPException(404) from None
+        return self._run_folder(run_id)
+
+    def _run_folder(self, run_id: str) -> RunFolder:
         return RunFolder(self._settings.runs_dir / run_id)
 
-    def _record(self, run: RunRow) -> AssessmentRecord | None:
-        try:
-            return _read_record(self._settings.runs_dir / run.run_id)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            reason = type(error).__name__
-            log.error("assessment.unreadable", run=run.run_id, reason=reason)  # noqa: TRY400
-            return None
-
-    def _run_view(self, run: RunRow) -> RunView:
-        folder = RunFolder(self._settings.runs_dir / run.run_id)
-        record = self._record(run)
-        objects = _object_files(folder)
-        return RunView(
-            row=run,
-            bars=_bars(run),
-            record=record,
-            report=report_text(record) if record is not None else None,
-            pictures=tuple(
-                Picture(path.name, int(path.stem.removeprefix("slice_")) + 1)
-                for path in folder.pictures()
-            ),
-            objects=objects,
-            damaged=(record is None and folder.has_assessment())
-            or len(objects) < len(folder.object_paths()),
-        )
-
-    def _health(self) -> Health:
-        alarms = []
-        node = self._settings.node
-        free_gb = None
-        try:
-            free_gb = round(shutil.disk_usage(node.state_dir).free / 1e9, 1)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            alarms.append(
-                Alarm(
-                    f"The state folder cannot be read: {reason}.",
-                    "Mount it, or correct node.state_dir; nothing can be received until then.",
-                )
-            )
-        if free_gb is not None and free_gb < node.min_free_gb:
-            alarms.append(
-                Alarm(
-                    f"Disk nearly full: {free_gb} GB free, less than {node.min_free_gb} GB. "
-                    "Instances are refused.",
-                    "Make room, or lower node.retention_days.",
-                )
-            )
-        reachable = True
-        troubled: list[Run] = []
-        try:
-            troubled = self._catalogue.troubled_runs()
-        except SQLAlchemyError:
-            reachable = False
-            alarms.append(
-                Alarm("The database of the node does not answer.", "Run 'overread check'.")
-            )
-        recent = [run for run in troubled if datetime.now(UTC) - _ended(run) < RECENT]
-        if recent:
-            count = "One result" if len(recent) == 1 else f"{len(recent)} results"
-            alarms.append(
-                Alarm(
-                    f"{count} failed or could not be delivered in the last 24 hours.",
-                    "Open the study: it says what to do.",
-                    tuple(sorted({run.study_uid for run in recent})),
-                )
-            )
-        return Health(
-            database_reachable=reachable,
-            free_gb=free_gb,
-            min_free_gb=node.min_free_gb,
-            instances_kept_aside=self._spool.aside(),
-            troubled_runs=len(troubled),
-            alarms=tuple(alarms),
-        )
+    def _demonstrates(self, run: RunRow) -> bool:
+        record = record_of(self._run_folder(run.run_id))
+        return record is not None and record.model.demonstration
 
 
 class _SecurityHeaders:
@@ -384,57 +239,6 @@ def _listed(
             filename = name if download else None
             return FileResponse(path, media_type=media_type, filename=filename)
     raise HTTPException(404)
-
-
-@lru_cache(maxsize=1000)
-def _read_record(folder: Path) -> AssessmentRecord:
-    """The assessment of a run, which is written once."""
-    return RunFolder(folder).record()
-
-
-def _demonstrates(record: AssessmentRecord | None) -> bool:
-    return record is not None and record.model.demonstration
-
-
-def _object_files(folder: RunFolder) -> tuple[ObjectFile, ...]:
-    files = []
-    for path in folder.object_paths():
-        try:
-            meta = read_file_meta_info(path)
-            kilobytes = path.stat().st_size / 1000
-        except (OSError, InvalidDicomError) as error:
-            reason = type(error).__name__
-            log.error("object.unreadable", run=folder.path.name, file=path.name, reason=reason)  # noqa: TRY400
-            continue
-        files.append(
-            ObjectFile(
-                path.name,
-                meta.MediaStorageSOPClassUID.name,
-                meta.MediaStorageSOPInstanceUID,
-                kilobytes,
-            )
-        )
-    return tuple(files)
-
-
-def _bars(run: RunRow) -> tuple[Bar, ...]:
-    """Steps with their place on a common scale that begins when the study was complete."""
-    begin = next((step.at for step in run.timeline if step.name == _MAIN_STEPS_FROM), None)
-    bars = []
-    for step in run.timeline:
-        start = width = 0.0
-        if begin is not None and step.at > begin:
-            whole = (run.timeline[-1].at - begin).total_seconds() * 1000
-            width = 100 * step.milliseconds / whole
-            start = 100 * (step.at - begin).total_seconds() * 1000 / whole - width
-        bars.append(Bar(step.name, step.at, step.milliseconds, start, width))
-    return tuple(bars)
-
-
-def _ended(run: Run) -> datetime:
-    """About when a run ended badly: the last that is known of it."""
-    moments = [run.opened_at, *(milestone.at for milestone in run.milestones)]
-    return max([*moments, *(delivery.next_attempt_at for delivery in run.deliveries)])
 
 
 def _day(date: str) -> str:

@@ -83,11 +83,12 @@ def test_what_a_peer_takes_is_delivered_and_recorded(bench, pacs):
     assert "delivered" in {one.name for one in bench.catalogue.run(RUN).milestones}
 
 
-def test_a_warning_means_taken_and_is_recorded(bench, pacs):
-    pacs[0].append(0xB000)
+@pytest.mark.parametrize("status", [0xB000, 0x0111])
+def test_a_warning_or_a_duplicate_means_taken_and_is_recorded(bench, pacs, status):
+    pacs[0].append(status)
     state, sent = deliver(bench)
     assert state is RunState.DELIVERED
-    assert sent.objects[0].status == "B000"
+    assert sent.objects[0].status == f"{status:04X}"
 
 
 @pytest.mark.parametrize("status", [0xA700, 0xC000, 0x0122])

@@ -10,11 +10,15 @@ from pynetdicom.sop_class import (
     SegmentationStorage,
     Verification,
 )
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from node import preflight
+from node.catalogue import Catalogue
 from node.cli import app
+from node.listener import Listener
 from node.settings import load_settings
+from node.tables import Schema
 from tests.node.configuration import write_config
 
 
@@ -81,7 +85,28 @@ def test_a_port_that_is_taken_is_found(tmp_path):
     with socket.create_server(("127.0.0.1", load_settings(config).node.port)):
         result = results(config)["DICOM port"]
     assert result["outcome"] == "failed"
-    assert "running already" in result["remedy"]
+    assert "choose another" in result["remedy"]
+
+
+def test_a_database_of_another_version_is_found(tmp_path):
+    config = write_config(tmp_path)
+    url = load_settings(config).database_url
+    catalogue = Catalogue(url)
+    with catalogue.session() as session:
+        session.execute(update(Schema).values(version=0))
+    result = results(config)["database"]
+    assert result["outcome"] == "failed"
+    assert "listed again" in result["text"]
+
+
+def test_the_node_that_runs_already_is_no_mistake(tmp_path):
+    config = write_config(tmp_path)
+    listener = Listener(load_settings(config))
+    listener.start()
+    try:
+        assert results(config)["DICOM port"]["outcome"] == "ok"
+    finally:
+        listener.stop()
 
 
 def test_a_model_that_is_not_there_is_found(tmp_path):

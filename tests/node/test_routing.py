@@ -52,3 +52,7 @@ def test_an_absent_attribute_is_empty_not_an_error(variable):
 def test_a_misspelt_attribute_is_found_before_it_matters():
     with pytest.raises(ValueError, match="did you mean SliceThickness"):
         check_expression('Modality == "CT" && SliceThicknes < 2.0')
+
+
+def test_an_attribute_with_one_value_is_a_list_of_one():
+    assert matches('"LOCALIZER" in ImageType', series(ImageType="LOCALIZER"), 1)
