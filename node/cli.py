@@ -58,8 +58,8 @@ def serve(
     role: Annotated[Role | None, typer.Option(help="only this role, not all of them")] = None,
 ) -> None:
     """Run the node: DICOM listener, worker and status page."""
-    configure_logging(role or "supervisor")
     settings = _settings(config)
+    configure_logging(role or "supervisor")
     settings.node.state_dir.mkdir(parents=True, exist_ok=True)
     die_with_parent()
     match role:

@@ -150,7 +150,7 @@ def write(bench: Workbench, run: Run, series: str) -> None:
     if not assembled.headers:
         raise RunFailedError(
             "no instance of the series can be read, so there is nothing to refer to",
-            "send the study again from the PACS",
+            "send the study again from the PACS as it was acquired",
         )
     record = assessment.record
     provenance = Provenance(

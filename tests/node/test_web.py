@@ -176,7 +176,7 @@ def test_a_study_that_no_route_takes_says_what_to_do(client, catalogue):
     receive(catalogue, STUDY)
     catalogue.consider(STUDY, at=datetime.now(UTC), revision="x", note="no route matches")
     page = text(client.get("/studies/1.2.3"))
-    assert "no route matches What to do: if it should have been assessed: add a route" in page
+    assert "no route matches What to do: if it should have one: add a route" in page
 
 
 def test_a_damaged_assessment_does_not_take_the_page_away(client, settings, catalogue, delivered):
