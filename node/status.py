@@ -141,21 +141,20 @@ def timeline(run: Run) -> list[tuple[str, datetime, float]]:
 def as_table(rows: Iterable[StudyRow]) -> Table:
     """Return the worklist as a table for a terminal."""
     table = Table(title="Studies, the latest first", caption="Unverified second opinions")
-    for column in ("received", "study", "date", "modality", "instances", "state", "outcome"):
-        table.add_column(column, justify="right" if column == "instances" else "left")
+    table.add_column("state")
+    table.add_column("study", overflow="fold", ratio=5)
+    table.add_column("outcome", ratio=4)
+    table.expand = True
     for row in rows:
         said = Text(row.outcome)
         if row.error:
             said = Text(f"{row.error}\n", style="red").append(f"-> {row.remedy}", style="bold")
-        table.add_row(
-            f"{row.last_received.astimezone():%Y-%m-%d %H:%M:%S}",
-            Text(row.study_uid, overflow="fold"),
-            Text(row.study_date),
-            Text(", ".join(row.modalities)),
-            str(row.instances),
-            Text(row.state, style=_STYLES.get(row.state, "")),
-            said,
+        study = Text(row.study_uid, overflow="fold").append(
+            f"\n{row.study_date} {', '.join(row.modalities)}, {row.instances} instances, "
+            f"received {row.last_received.astimezone():%Y-%m-%d %H:%M:%S}",
+            style="dim",
         )
+        table.add_row(Text(row.state, style=_STYLES.get(row.state, "")), study, said)
     return table
 
 

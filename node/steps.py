@@ -30,6 +30,7 @@ from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
+from sr_writer.wording import percentage
 
 log = structlog.get_logger()
 
@@ -203,7 +204,7 @@ def outcome(record: AssessmentRecord) -> str:
 def _finding_outcome(finding: Finding) -> str:
     words = [f"{finding.label.en} {finding.presence}"]
     if finding.probability is not None:
-        words.append(f"p {finding.probability:.2f}")
+        words.append(f"probability {percentage(finding.probability)}")
     if finding.presence is Presence.PRESENT and finding.laterality is not None:
         words.append(finding.laterality)
     return ", ".join(words)
