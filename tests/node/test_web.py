@@ -120,7 +120,7 @@ def test_instances_kept_aside_are_shown(client, settings):
 def test_the_study_view_shows_findings_with_probability_threshold_side_and_size(client, delivered):
     page = text(client.get("/studies/1.2.3"))
     assert "Intracranial hemorrhage 颅内出血 present, left" in page
-    assert "97.3 %, decision threshold 62.0 %" in page
+    assert "97.3%, decision threshold 62.0%" in page
     assert "Volume 11.5 mL" in page
 
 
