@@ -1,6 +1,7 @@
 """What a node does by the clock: re-delivery, retention, disk watermark, abandoned runs."""
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -9,7 +10,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from node import workflow
 from node.delivery import redeliver_due
 from node.steps import Workbench
-from node.tables import OVER
+from node.tables import OVER, Run
 
 log = structlog.get_logger()
 
@@ -22,7 +23,7 @@ def schedule(bench: Workbench) -> BackgroundScheduler:
     scheduler.add_job(redeliver_due, "interval", seconds=2, args=[bench])
     scheduler.add_job(workflow.look_after_open_runs, "interval", seconds=5)
     scheduler.add_job(warn_of_full_disk, "interval", seconds=60, args=[bench])
-    scheduler.add_job(remove_expired, "interval", hours=1, args=[bench])
+    scheduler.add_job(remove_expired, "interval", hours=1, args=[bench, workflow.forget])
     scheduler.start()
     return scheduler
 
@@ -39,12 +40,17 @@ def warn_of_full_disk(bench: Workbench) -> None:
         )
 
 
-def remove_expired(bench: Workbench) -> None:
-    """Take out studies past retention, unless a run of theirs is not over."""
+def remove_expired(bench: Workbench, forget: Callable[[Run], None]) -> None:
+    """Take out studies past retention, unless a run of theirs is not over.
+
+    `forget` drops a run's checkpoints, so that the study can be assessed anew if it comes again.
+    """
     limit = datetime.now(UTC) - timedelta(days=bench.settings.node.retention_days)
     for study in bench.catalogue.studies_received_before(limit):
         if any(run.state not in OVER for run in study.runs):
             continue
+        for run in study.runs:
+            forget(run)
         # Index first: a crash in between leaves files that the listener lists and retention takes.
         bench.catalogue.remove_study(study.uid)
         bench.spool.remove_study(study.uid)

@@ -64,6 +64,11 @@ def enqueue(run_id: str) -> None:
         DBOS.enqueue_workflow(STUDY_QUEUE, over_read, run_id)
 
 
+def forget(run: Run) -> None:
+    """Drop the checkpoints of a run that is over."""
+    DBOS.delete_workflows([f"{run.id}.{attempt}" for attempt in range(run.attempt + 1)])
+
+
 def _workflow_id(run: Run) -> str:
     return f"{run.id}.{run.attempt}"
 

@@ -30,7 +30,9 @@ def old_study(tmp_path):
 def test_a_study_past_retention_whose_runs_are_over_is_removed(old_study, state):
     bench, study, run = old_study
     bench.catalogue.update_run(run, state=state)
-    housekeeping.remove_expired(bench)
+    forgotten = []
+    housekeeping.remove_expired(bench, forgotten.append)
+    assert [one.id for one in forgotten] == [run]
     assert bench.catalogue.study(study) is None
     assert not bench.spool.instances(study)
     assert not bench.folder(run).path.exists()
@@ -40,7 +42,7 @@ def test_a_study_past_retention_whose_runs_are_over_is_removed(old_study, state)
 def test_a_study_past_retention_that_is_under_way_stays(old_study, state):
     bench, study, run = old_study
     bench.catalogue.update_run(run, state=state)
-    housekeeping.remove_expired(bench)
+    housekeeping.remove_expired(bench, pytest.fail)
     assert bench.catalogue.study(study) is not None
     assert sum(map(len, bench.spool.instances(study).values())) == 6
 
@@ -50,5 +52,5 @@ def test_a_study_within_retention_stays(old_study):
     bench.catalogue.update_run(run, state=RunState.DELIVERED)
     with bench.catalogue.session() as session:
         session.get(Study, study).last_received = datetime.now(UTC)
-    housekeeping.remove_expired(bench)
+    housekeeping.remove_expired(bench, pytest.fail)
     assert bench.catalogue.study(study) is not None
