@@ -1,5 +1,5 @@
 import tempfile
-import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -501,9 +501,13 @@ def test_unbelievable_dimensions_allocate_nothing(tmp_path, extent):
     def change(header, _):
         header.Rows = header.Columns = extent
 
-    start = time.perf_counter()
-    refusal(altered(tmp_path, change), Geometry.UNREADABLE)
-    assert time.perf_counter() - start < 1
+    paths = altered(tmp_path, change)
+    tracemalloc.start()
+    try:
+        refusal(paths, Geometry.UNREADABLE)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
@@ -534,9 +538,7 @@ def test_codestreams_larger_than_declared_are_not_decoded(tmp_path, syntax, mark
         huge = (60_000).to_bytes(size // 2, "big") * 2
         content[start + extent.start : start + extent.stop] = huge
     paths[0].write_bytes(content)
-    start = time.perf_counter()
     refusal(assemble(paths), Geometry.UNREADABLE)
-    assert time.perf_counter() - start < 2
 
 
 def test_a_codec_that_ends_its_process_takes_nothing_with_it(tmp_path):
@@ -599,16 +601,3 @@ def stable_uids(header, k):
     header.SOPInstanceUID = f"2.25.{k + 1}"
     header.StudyInstanceUID, header.SeriesInstanceUID = "2.25.100", "2.25.200"
     header.FrameOfReferenceUID = "2.25.300"
-
-
-def test_a_head_of_160_slices_is_assembled_quickly(tmp_path):
-    stored = np.random.default_rng(1).integers(-1000, 2000, (160, 512, 512)).astype(np.int16)
-    paths = write_slices(
-        tmp_path, stored, grid_affine(), slopes=[1.0] * 160, intercepts=[-1024.0] * 160
-    )
-    assemble(paths[:5])
-    start = time.process_time()
-    assembled = assemble(paths)
-    seconds = time.process_time() - start
-    assert assembled.volume is not None
-    assert seconds < 3, "processor time: twice what one core may take"
