@@ -11,23 +11,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Insert,
     case,
-    create_engine,
     delete,
-    event,
     func,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, selectinload, with_expression
-from sqlalchemy.schema import CreateIndex, CreateTable
 
+from node.database import insert_into, open_database
 from node.spool import InstanceKey
 from node.tables import (
-    SCHEMA,
     DeliveredObject,
     Delivery,
     DeliveryState,
@@ -35,13 +30,10 @@ from node.tables import (
     Milestone,
     Run,
     RunState,
-    Schema,
     Series,
     Study,
     Table,
 )
-
-_CATALOGUE_LOCK = 0x0F3EAD  # PostgreSQL advisory lock: one process makes the tables
 
 
 @dataclass(frozen=True)
@@ -58,35 +50,11 @@ class Received:
     series_number: str
 
 
-class SchemaError(Exception):
-    """The database holds tables of another version of Overread."""
-
-
 class Catalogue:
     """One database, shared by all roles of the node."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _configure_sqlite)
-        with self._engine.begin() as connection:
-            if self._engine.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CATALOGUE_LOCK})")
-            for table in Table.metadata.sorted_tables:  # other roles may be doing the same
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
-
-        with self.session() as session:
-            row = {"id": 1, "version": SCHEMA}
-            session.execute(self._insert(Schema, [row]).on_conflict_do_nothing())
-            found = session.scalars(select(Schema.version)).one()
-        if found != SCHEMA:
-            raise SchemaError(
-                f"the database holds tables of version {found}, this Overread needs {SCHEMA}: "
-                "let the studies in flight finish, stop the node, give it a new database; what "
-                "lies in the spool is listed again at the start"
-            )
+        self._engine = open_database(url)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -100,9 +68,7 @@ class Catalogue:
 
     def _insert(self, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
         """INSERT that can be told what to do about rows that are there."""
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        statement: Insert = dialect.insert(table).values(list(rows))
-        return statement
+        return insert_into(self._engine, table, rows)
 
     # What was received
 
@@ -397,13 +363,3 @@ _WHOLE_STUDY = [
     selectinload(Study.series).options(with_expression(Series.instances, _INSTANCE_COUNT)),
     selectinload(Study.runs).options(*_PARTS),
 ]
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    """Readers beside a writer, and a commit that survives a power cut."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=30000")  # before WAL: switching modes needs the lock
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from sqlalchemy.exc import OperationalError
 
 from node import store_scu
-from node.catalogue import Catalogue, SchemaError
+from node.catalogue import Catalogue
+from node.database import SchemaError
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
 from node.run_folder import RunFolder

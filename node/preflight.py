@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from inference.bundle import BundleError, find_bundle
 from inference.model import load_model
 from inference.runtime import RuntimeProviderError
-from node.catalogue import Catalogue, SchemaError
+from node.catalogue import Catalogue
+from node.database import SchemaError
 from node.durable import write_new
 from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo

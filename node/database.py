@@ -1,0 +1,56 @@
+"""Opening the node's database: SQLite or PostgreSQL, tables made once, their version checked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from node.tables import SCHEMA, Schema, Table
+
+_TABLES_LOCK = 0x0F3EAD  # PostgreSQL advisory lock: one process makes the tables
+
+
+class SchemaError(Exception):
+    """The database holds tables of another version of Overread."""
+
+
+def open_database(url: str) -> Engine:
+    """Connect and make the tables; SchemaError where there are those of another version."""
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+        for table in Table.metadata.sorted_tables:  # other roles may be doing the same
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+        row = {"id": 1, "version": SCHEMA}
+        connection.execute(insert_into(engine, Schema, [row]).on_conflict_do_nothing())
+        found = connection.scalar(select(Schema.version))
+    if found != SCHEMA:
+        raise SchemaError(
+            f"the database holds tables of version {found}, this Overread needs {SCHEMA}: "
+            "let the studies in flight finish, stop the node, give it a new database; what "
+            "lies in the spool is listed again at the start"
+        )
+    return engine
+
+
+def insert_into(engine: Engine, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
+    """INSERT that can be told what to do about rows that are there."""
+    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).values(list(rows))
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    """Readers beside a writer, and a commit that survives a power cut."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=30000")  # before WAL: switching modes needs the lock
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
