@@ -9,8 +9,10 @@ learns nothing from text). Then the frozen encoder's image tokens teach the text
     python -m inference.training.evaluate
 
 The packaged bundle 0.1.0 was made in stages while heads were still being simulated: about 830
-vision and 670 text steps on 800 rendered heads, then 140 vision and 110 text steps on 200 of those
-and 200 scanned ones, then 330 text steps with 200 more. A run with the defaults, on 32 shards of
+vision and 670 text steps on 800 rendered heads; 140 vision and 110 text steps on 200 of those and
+200 scanned ones; then 430 vision steps on all of them, scanned heads twice, and 260 text steps on
+400 rendered and 200 scanned ones. Until the last stage CLEAR_HEAD_DICE was 1.
+A run with the defaults, on 32 shards of
 both kinds, follows the same recipe in one go; it gives another model, not the same weights.
 A `model.pt` that already lies in CHECKPOINTS is trained further.
 """
