@@ -61,7 +61,13 @@ def serve(
     """Run the node: DICOM listener, worker and status page."""
     settings = _settings(config)
     configure_logging(role or "supervisor")
-    settings.node.state_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.node.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(
+            f"node.state_dir {settings.node.state_dir} cannot be made: {error.strerror}; "
+            "make it, and give it to the user that the node runs as"
+        )
     die_with_parent()
     match role:
         case None:

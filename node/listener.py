@@ -7,6 +7,7 @@ association's own thread; a further thread tells the catalogue about what came, 
 import queue
 import shutil
 import signal
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,7 +167,15 @@ def run_listener(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    listener.start()
+    try:
+        listener.start()
+    except OSError as error:
+        log.error(  # noqa: TRY400  # where in the code says nothing to an operator
+            "listener.cannot_start",
+            reason=error.strerror,
+            remedy="run 'overread check': it says whether port or disk is at fault",
+        )
+        sys.exit(1)
     stop.wait()
     listener.stop()
 

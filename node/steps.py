@@ -140,7 +140,11 @@ def _assessment(bench: Workbench, run: Run, assembled: Assembled) -> Assessment:
     if assembled.volume is None:
         reason = assembled.verdict.reason or Text(en="No volume.", zh="无法组成容积。")
         return not_assessed(model.identity, (reason,), at)
-    return model.assess(assembled.volume, at=at)
+    return model.assess(
+        assembled.volume,
+        at=at,
+        progress=lambda doing: log.info("series.assessment", run=run.id, doing=doing),
+    )
 
 
 def write(bench: Workbench, run: Run, series: str) -> None:

@@ -44,7 +44,7 @@ def send_all(node, study, calling="PACS"):
 @needs_dcmtk
 def test_orthanc_routes_a_study_and_has_its_assessment_beside_it(tmp_path, head):
     pacs_port = free_ports(1)[0]
-    node = Node(write_config(tmp_path, pacs_port=pacs_port))
+    node = Node(write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=4))
     with running(node):
         node.start()
         pacs = Orthanc(
