@@ -22,7 +22,8 @@ when the order or the meaning of steps changes, and let the old version's studie
 
 STUDY_QUEUE = "studies"
 SEE_LOG = f"see the worker's log; when it is mended, {RETRY}"
-RECOVERY_ATTEMPTS = 10
+RECOVERY_ATTEMPTS = 3
+"""How often a study may take its worker down before it is failed and lets the others pass."""
 _RECOVERY_ENDED = ("ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 _bench: Workbench

@@ -1,8 +1,9 @@
-"""Runs the node, and kills its worker once, at a step of the workflow: before or after its work.
+"""Runs the node, and kills its worker at a step of the workflow: once before or after its work.
 
-    python crash_at.py FLAG STEP before|after serve --config ...
+    python crash_at.py FLAG STEP before|after|always serve --config ...
 
-"After" is when the step has done its work but the engine has not yet noted it.
+"After" is when the step has done its work but the engine has not yet noted it; "always" is a study
+that takes down its worker each time.
 """
 
 import os
@@ -27,6 +28,8 @@ def patch(module, name):
     work = getattr(module, name)
 
     def dying(*arguments):
+        if MOMENT == "always":
+            os.kill(os.getpid(), signal.SIGKILL)
         if MOMENT == "before":
             die_once()
         result = work(*arguments)

@@ -46,6 +46,20 @@ def test_the_worker_killed_at_a_step_resumes_and_nothing_is_doubled(tmp_path, he
     assert flag.exists(), "the worker was to be killed and was not"
 
 
+def test_a_study_that_always_takes_its_worker_down_is_failed_and_not_for_ever_tried(tmp_path, head):
+    node = Node(
+        write_config(tmp_path, quiet_seconds=1),
+        command=[sys.executable, str(CRASH_AT), "-", "assess", "always"],
+    )
+    with running(node):
+        node.start()
+        send([read_instance(path) for path in head.paths], node.peer, "PACS")
+        (run,) = node.await_runs(head.study_uid, timeout=240)
+    assert run.state is RunState.FAILED
+    assert "did not survive this study" in run.error
+    assert "overread retry" in run.remedy
+
+
 def test_the_whole_node_killed_while_receiving_loses_nothing_acknowledged(tmp_path, head):
     pacs_port = free_ports(1)[0]
     config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=3)
