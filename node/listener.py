@@ -32,7 +32,7 @@ from node.intake import (
     inspect,
 )
 from node.settings import Settings
-from node.spool import InstanceKey, Spool, Stored
+from node.spool import InstanceKey, InvalidUIDError, Spool, Stored, check_uid
 
 log = structlog.get_logger()
 
@@ -231,10 +231,21 @@ def _refusal(event: evt.Event, status: int, reason: str) -> Dataset:
         "instance.refused",
         status=f"{status:04X}",
         reason=reason,
+        instance=_loggable_uid(event),
         calling=_calling(event),
         address=event.assoc.requestor.address,
     )
     return _response(status, reason)
+
+
+def _loggable_uid(event: evt.Event) -> str:
+    """The SOP Instance UID of a request, unless it is none."""
+    uid = str(cast("C_STORE", event.request).AffectedSOPInstanceUID or "")
+    try:
+        check_uid(uid, "SOP Instance UID")
+    except InvalidUIDError:
+        return ""
+    return uid
 
 
 def _response(status: int, comment: str = "") -> Dataset:
