@@ -2,8 +2,9 @@
 
     python crash_at.py FLAG STEP before|after|always serve --config ...
 
-"After" is when the step has done its work but the engine has not yet noted it; "always" is a study
-that takes down its worker each time.
+"Before" kills the worker, which its supervisor starts again. "After" is when the step has done its
+work but the engine has not yet noted it, and kills the whole node. "Always" is a study that takes
+down its worker each time.
 """
 
 import os
@@ -21,6 +22,8 @@ def die_once():
         FLAG.touch(exist_ok=False)
     except FileExistsError:
         return
+    if MOMENT == "after":
+        os.kill(os.getppid(), signal.SIGKILL)  # the supervisor; the other roles die with it
     os.kill(os.getpid(), signal.SIGKILL)
 
 
