@@ -173,7 +173,7 @@ def retry(
         _fail(f"{error.args[0]}; see 'overread status'")
     for run in failed:
         if not any(delivery.objects for delivery in run.deliveries):
-            RunFolder(settings.runs_dir / run.id).remove()  # so that it is assessed anew
+            RunFolder(settings.runs_dir / run.id).clear()  # so that it is assessed anew
     console.print("The node takes it up within seconds; see 'overread status'.")
 
 

@@ -4,7 +4,7 @@ The time is counted from what the catalogue last listed, or from the start of th
 that is later: a node that was down while a study was sent must not take the pause for its end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -14,9 +14,10 @@ from pydicom import Dataset, dcmread
 
 from node.catalogue import Catalogue
 from node.routing import matches
+from node.run_folder import RunFolder
 from node.settings import Route, Settings
-from node.spool import Spool, revision_of
-from node.tables import Run, RunState, Study
+from node.spool import InstanceKey, Spool, revision_of
+from node.tables import RunState, Study
 
 log = structlog.get_logger()
 
@@ -44,10 +45,17 @@ class Completeness:
         revision = revision_of(instances)
         note = study.note
         if revision != study.revision:
-            routes = [route for route in self.settings.routes if self._series(route, study.uid)]
+            routes = [
+                route
+                for route in self.settings.routes
+                if routed_series(self.spool, route, study.uid, instances)
+            ]
             note = "" if routes else "no route matches any series of this study"
             for route in routes:
-                enqueue(self._open(study, revision, route, now))
+                run_id = run_id_of(study.uid, revision, route)
+                RunFolder(self.settings.runs_dir / run_id).save_instances(instances)
+                self._open(study, run_id, revision, route, now)
+                enqueue(run_id)
             log.info(
                 "study.complete",
                 study=study.uid,
@@ -56,8 +64,7 @@ class Completeness:
             )
         self.catalogue.consider(study.uid, at=study.last_received, revision=revision, note=note)
 
-    def _open(self, study: Study, revision: str, route: Route, now: datetime) -> str:
-        run_id = run_id_of(study.uid, revision, route)
+    def _open(self, study: Study, run_id: str, revision: str, route: Route, now: datetime) -> None:
         earlier = self.catalogue.latest_run(study.uid, route.name)
         supersedes = earlier.id if earlier is not None and earlier.id != run_id else None
         row = {
@@ -75,17 +82,15 @@ class Completeness:
         }
         received = {"first received": study.first_received, "received": study.last_received}
         self.catalogue.open_run(row, {**received, "complete": now})
-        return run_id
-
-    def _series(self, route: Route, study: str) -> list[str]:
-        return routed_series(self.spool, route, study)
 
 
-def routed_series(spool: Spool, route: Route, study: str) -> list[str]:
-    """Series of the study that the route takes, most instances first, then by UID."""
+def routed_series(
+    spool: Spool, route: Route, study: str, instances: dict[str, tuple[str, ...]]
+) -> list[str]:
+    """Series among `instances` that the route takes, most instances first, then by UID."""
     taken = []
-    for series, uids in spool.instances(study).items():
-        header = _first_header(spool, study, series)
+    for series, uids in instances.items():
+        header = _first_header(spool, [InstanceKey(study, series, uid) for uid in uids])
         if header is not None and matches(route.when, header, len(uids)):
             taken.append((-len(uids), series))
     return [series for _, series in sorted(taken)]
@@ -97,15 +102,10 @@ def run_id_of(study: str, revision: str, route: Route) -> str:
     return sha256(identity.encode()).hexdigest()[:32]
 
 
-def superseded_run(catalogue: Catalogue, run: Run) -> Run | None:
-    """The run of earlier content that this run's report replaces."""
-    return catalogue.run(run.supersedes) if run.supersedes else None
-
-
-def _first_header(spool: Spool, study: str, series: str) -> Dataset | None:
-    for path in spool.series_files(study, series):
+def _first_header(spool: Spool, keys: Sequence[InstanceKey]) -> Dataset | None:
+    for key in keys:
         try:
-            return dcmread(path, stop_before_pixels=True)
+            return dcmread(spool.path(key), stop_before_pixels=True)
         except Exception:  # parsed at intake, but not by this parser: assembly says why
-            log.exception("header.unreadable", study=study, instance=path.stem)
+            log.exception("header.unreadable", study=key.study, instance=key.instance)
     return None

@@ -82,7 +82,6 @@ class DemoPacs:
         """Listen for results; returns at once."""
         self.folder.mkdir(parents=True)
         entity = AE(ae_title="DEMO-PACS")
-        entity.supported_contexts = []
         for sop_class in (Verification, Comprehensive3DSRStorage, SegmentationStorage):
             entity.add_supported_context(sop_class)
         entity.start_server(

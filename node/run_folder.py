@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from pydicom import Dataset, dcmread
 
 from inference.assessment import Assessment, AssessmentRecord
-from node.durable import replace_durably
+from node.durable import fsync_folder, replace_durably
 
 SEGMENTATION = "segmentation.dcm"
 REPORT = "report.dcm"
+_INSTANCES = "instances.json"
 _ASSESSMENT = "assessment.json"
 _MASKS = "masks.npz"
 
@@ -29,6 +31,20 @@ class RunFolder:
 
     path: Path
 
+    def save_instances(self, instances: dict[str, tuple[str, ...]]) -> None:
+        """Keep the content that the run is about: Series Instance UID -> SOP Instance UIDs.
+
+        What the study receives later belongs to a later revision, and to a run of its own.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        fsync_folder(self.path.parent)
+        replace_durably(self.path / _INSTANCES, orjson.dumps(instances))
+
+    def instances(self) -> dict[str, tuple[str, ...]]:
+        """The content that the run is about."""
+        content = orjson.loads((self.path / _INSTANCES).read_bytes())
+        return {series: tuple(uids) for series, uids in content.items()}
+
     def save_assessment(self, assessment: Assessment) -> None:
         """Keep the assessment; the record goes last, so where it is, the masks are too."""
         packed: dict[str, npt.NDArray[np.generic]] = {}
@@ -37,7 +53,6 @@ class RunFolder:
             packed[f"shape_{number}"] = np.array(mask.shape)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]  # stub takes bool only
-        self.path.mkdir(parents=True, exist_ok=True)
         replace_durably(self.path / _MASKS, buffer.getvalue())
         record = assessment.record.model_dump_json(indent=1)
         replace_durably(self.path / _ASSESSMENT, record.encode())
@@ -89,6 +104,12 @@ class RunFolder:
     def pictures(self) -> list[Path]:
         """The pictures in slice order."""
         return sorted(self.path.glob("slice_*.png"))
+
+    def clear(self) -> None:
+        """Drop what the run has made, so that it is made anew; what it is about stays."""
+        for path in self.path.glob("*"):
+            if path.name != _INSTANCES:
+                path.unlink()
 
     def remove(self) -> None:
         """Take the folder away (retention)."""

@@ -140,12 +140,6 @@ class Spool:
         """Study Instance UIDs that are here."""
         return (path.name for path in _listed(self.root) if not path.name.startswith("."))
 
-    def series_files(self, study: str, series: str) -> list[Path]:
-        """The files of a series, by SOP Instance UID."""
-        check_uid(study, "Study Instance UID")
-        check_uid(series, "Series Instance UID")
-        return sorted(_listed(self.root / study / series))
-
     def path(self, key: InstanceKey) -> Path:
         """Where an instance lies, or would lie."""
         return self.root / key.study / key.series / f"{key.instance}.dcm"

@@ -23,7 +23,7 @@ from node.catalogue import Catalogue
 from node.completeness import routed_series
 from node.run_folder import REPORT, SEGMENTATION, RunFolder
 from node.settings import Route, Settings
-from node.spool import Spool
+from node.spool import InstanceKey, Spool
 from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.key_images import draw_key_slices
@@ -85,7 +85,9 @@ class Workbench:
 
     def series(self, run: Run, series: str) -> Assembled:
         """A series as a volume, or the verdict why not."""
-        return _assembled(tuple(self.spool.series_files(run.study_uid, series)))
+        uids = self.folder(run.id).instances()[series]
+        keys = (InstanceKey(run.study_uid, series, uid) for uid in uids)
+        return _assembled(tuple(self.spool.path(key) for key in keys))
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +102,8 @@ def _assembled(paths: tuple[Path, ...]) -> Assembled:
 
 def select(bench: Workbench, run: Run) -> list[str]:
     """Series that the route takes, the likeliest first."""
-    series = routed_series(bench.spool, bench.route(run), run.study_uid)
+    instances = bench.folder(run.id).instances()
+    series = routed_series(bench.spool, bench.route(run), run.study_uid, instances)
     if not series:
         raise RunFailedError(
             "no series of the study matches the route any more",

@@ -10,6 +10,7 @@ from node.catalogue import Catalogue, Received
 from node.completeness import Completeness
 from node.settings import load_settings
 from node.spool import InstanceKey, Spool
+from node.steps import Workbench, select
 from tests.node.configuration import write_config
 from tests.slices import grid_affine, write_slices
 
@@ -76,6 +77,20 @@ def test_duplicates_open_no_run_and_late_instances_open_one_that_supersedes(tmp_
     runs = {run.id: run for run in intake.catalogue.study(study).runs}
     assert runs[second].supersedes == first
     assert runs[first].supersedes is None
+
+
+def test_a_run_is_about_its_own_revision_whatever_comes_while_it_waits(tmp_path, slices):
+    intake = Intake(tmp_path)
+    study = intake.receive(slices[:4], datetime.now(UTC) - timedelta(seconds=30))
+    (first,) = intake.look()
+    intake.receive(slices[4:], datetime.now(UTC) - timedelta(seconds=10))
+    (second,) = intake.look()
+    bench = Workbench(intake.settings, intake.catalogue)
+    for run_id, instances in ((first, 4), (second, 6), (first, 4)):
+        run = intake.catalogue.run(run_id)
+        (series,) = select(bench, run)
+        assert len(bench.series(run, series).headers) == instances
+    assert sum(map(len, intake.spool.instances(study).values())) == 6
 
 
 def test_after_a_start_the_quiet_time_begins_anew(tmp_path, slices):

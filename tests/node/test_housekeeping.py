@@ -22,7 +22,6 @@ def old_study(tmp_path):
     study = intake.receive(slices, OLD)
     (run,) = intake.look()
     bench = Workbench(intake.settings, intake.catalogue)
-    bench.folder(run).path.mkdir(parents=True)
     return bench, study, run
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 from node.cli import app
+from node.run_folder import RunFolder
 from node.tables import DeliveryState, RunState
 from tests.node.configuration import write_config
 from tests.node.test_completeness import LONG_AGO, Intake
@@ -27,13 +28,14 @@ def failed_run(tmp_path):
 def test_a_failed_run_is_queued_again_under_its_own_id(tmp_path):
     intake, study, run = failed_run(tmp_path)
     intake.catalogue.update_run(run, state=RunState.FAILED, error="e", remedy="r")
-    folder = intake.settings.runs_dir / run
-    folder.mkdir(parents=True)
+    folder = RunFolder(intake.settings.runs_dir / run)
+    (folder.path / "assessment.json").write_text("{}")
     done = retry(tmp_path, study)
     assert done.exit_code == 0, done.output
     again = intake.catalogue.run(run)
     assert (again.state, again.attempt, again.error) == (RunState.QUEUED, 1, "")
-    assert not folder.exists()
+    assert not folder.has_assessment()
+    assert sum(map(len, folder.instances().values())) == 6
     assert intake.look() == [run]
 
 
