@@ -53,6 +53,7 @@ class RunFolder:
             packed[f"shape_{number}"] = np.array(mask.shape)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]  # stub takes bool only
+        self.path.mkdir(parents=True, exist_ok=True)
         replace_durably(self.path / _MASKS, buffer.getvalue())
         record = assessment.record.model_dump_json(indent=1)
         replace_durably(self.path / _ASSESSMENT, record.encode())
