@@ -150,10 +150,10 @@ def test_a_peer_that_is_down_gets_its_results_when_it_is_back(tmp_path, head):
 
         def waiting():
             study = node.study(head.study_uid)
-            return study and study.runs and study.runs[0].state is RunState.DELIVERING
+            deliveries = study.runs[0].deliveries if study and study.runs else []
+            return next((one for one in deliveries if one.attempts), None)  # tried, in vain
 
-        await_true(waiting, 60, "the run to wait for its peer")
-        delivery = node.study(head.study_uid).runs[0].deliveries[0]
+        delivery = await_true(waiting, 60, "the run to wait for its peer")
         assert "does not answer" in delivery.error
         assert "firewall" in delivery.remedy
         with running(Storescp(tmp_path / "pacs", pacs_port)) as (pacs,):
