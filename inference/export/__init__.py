@@ -1,0 +1,1 @@
+"""Published checkpoints to bundles. Needs the extra `export`; the running node never imports it."""

@@ -1,0 +1,1 @@
+"""Model families: how each kind of vision-language model sees a volume."""
