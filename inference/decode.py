@@ -57,14 +57,14 @@ class TextDecoder:
 
     def embeddings(self, ids: list[int]) -> Floats:
         """Embeddings (1, ids, d_model) of token ids."""
-        return self._embed({"ids": np.array([ids], dtype=np.int64)})[0]
+        return self._embed({"ids": np.array([ids], dtype=np.int64)})["embeddings"]
 
     def step(self, embeddings: Floats, cache: Cache) -> tuple[Floats, Cache]:
         """Read embeddings (1, length, d_model): logits (length, vocabulary), longer cache."""
-        logits, keys, values = self._decoder(
+        read = self._decoder(
             {"embeds": embeddings, "past_keys": cache.keys, "past_values": cache.values}
         )
-        return logits[0], Cache(keys, values)
+        return read["logits"][0], Cache(read["present_keys"], read["present_values"])
 
     def ask(self, image: Cache, question: str) -> Floats:
         """Logits (vocabulary,) of the first token of the answer to `question`."""

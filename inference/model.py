@@ -1,6 +1,6 @@
 """The public face of the built-in vision-language model: a Volume in, an Assessment out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from inference.decode import TextDecoder
 from inference.grounding import contradiction
 from inference.midline import find_midline, side_of
 from inference.preprocess import ModelInput, NotForThisModel, prepare
-from inference.runtime import CPU, Graph
+from inference.providers import SessionSettings
+from inference.runtime import Graph
 from inference.score import answer, yes_probability
 from inference.segmenter import long_axis_mm, outline, within_skull
 from inference.volume import Volume
@@ -44,28 +45,30 @@ MILLILITRE = Code(value="mL", scheme="UCUM", meaning="milliliter")
 MILLIMETRE = Code(value="mm", scheme="UCUM", meaning="millimeter")
 
 
-def load_model(bundle_dir: Path, *, threads: int = 0, providers: Sequence[str] = (CPU,)) -> "Model":
-    """Verify the bundle and start its graphs; `threads` 0 uses all cores.
+def load_model(bundle_dir: Path, settings: SessionSettings) -> "Model":
+    """Verify the bundle and start its graphs.
 
-    Raises BundleError where the bundle cannot be trusted, RuntimeProviderError where the first of
-    `providers` would not run it.
+    Raises BundleError where the bundle cannot be trusted, RuntimeProviderError where the provider
+    that `settings` ask for would not run it, ModelMemoryError where it does not fit.
     """
-    return Model(bundle_dir, threads=threads, providers=providers)
+    return Model(bundle_dir, settings)
 
 
 class Model:
     """A loaded bundle. One call of `assess` at a time."""
 
-    def __init__(self, bundle_dir: Path, *, threads: int, providers: Sequence[str]) -> None:
+    def __init__(self, bundle_dir: Path, settings: SessionSettings) -> None:
         bundle = load_bundle(bundle_dir)
         self._manifest = bundle.manifest
-        self._vision, embed, decoder = (
-            Graph(bundle.file(name), threads=threads, providers=providers)
+        graphs = [
+            Graph(bundle.file(name), settings)
             for name in ("vision.onnx", "embed.onnx", "decoder.fp32.onnx")
-        )
+        ]
+        self._vision, embed, decoder = graphs
         self._text = TextDecoder(bundle, embed, decoder)
         self.identity: ModelIdentity = bundle.identity
         self.provider = self._vision.provider
+        self._degraded = tuple({graph.degraded: None for graph in graphs if graph.degraded})
 
     def assess(
         self, volume: Volume, *, at: datetime, progress: Callable[[str], None] | None = None
@@ -82,8 +85,8 @@ class Model:
         except NotForThisModel as refusal:
             return not_assessed(self.identity, (refusal.reason, manifest.statement), at)
         tell("looking")
-        tokens, logits = self._vision({"volume": model_input.channels[None]})
-        image = self._text.read_image(tokens)
+        seen = self._vision({"volume": model_input.channels[None]})
+        image = self._text.read_image(seen["image_tokens"])
         language = manifest.language
         probability = yes_probability(
             self._text.ask(image, spec.question), language.yes_id, language.no_id
@@ -91,14 +94,14 @@ class Model:
         tell("outlining")
         affine = volume.grid.affine
         mask = outline(
-            within_skull(logits[0], model_input.enclosed),
+            within_skull(seen["mask_logits"][0], model_input.enclosed),
             model_input.affine,
             affine,
             _shape(volume),
             threshold=spec.mask_threshold,
             min_volume_ml=spec.min_volume_ml,
         )
-        presence, reason = answer(probability, spec, outlined=bool(mask.any()))
+        presence, reason = answer(probability, spec, evidence=bool(mask.any()))
         finding, segments = self._finding(
             volume, model_input, mask, presence=presence, probability=probability, reason=reason
         )
@@ -107,7 +110,7 @@ class Model:
             en=self._text.write(image, language.prompts.en),
             zh=self._text.write(image, language.prompts.zh),
         )
-        limitations = (*volume.limitations, manifest.statement)
+        limitations = (*volume.limitations, *self._degraded, manifest.statement)
         why = contradiction(narrative, finding, spec.words) if narrative else None
         if why is not None:
             narrative, limitations = None, (*limitations, why)

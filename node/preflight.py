@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from inference.bundle import BundleError, find_bundle
 from inference.model import load_model
-from inference.runtime import RuntimeProviderError
+from inference.providers import SessionSettings
+from inference.runtime import ModelMemoryError, RuntimeProviderError
 from node.catalogue import Catalogue
 from node.database import SchemaError
 from node.durable import write_new
@@ -170,8 +171,8 @@ def _models(settings: Settings) -> Iterator[Result]:
         subject = f"model {name}"
         try:
             folder = find_bundle(name, settings.node.model_dirs)
-            model = load_model(folder, threads=settings.node.inference_threads)
-        except (BundleError, RuntimeProviderError) as error:
+            model = load_model(folder, SessionSettings(threads=settings.node.inference_threads))
+        except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
             yield Result(subject, Outcome.FAILED, str(error), "restore the bundle, or the route")
             continue
         identity = model.identity

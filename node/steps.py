@@ -17,7 +17,8 @@ from pydicom import Dataset
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
 from inference.bundle import BundleError, find_bundle
 from inference.model import Model, load_model
-from inference.runtime import RuntimeProviderError
+from inference.providers import SessionSettings
+from inference.runtime import ModelMemoryError, RuntimeProviderError
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue
 from node.completeness import routed_series
@@ -77,7 +78,7 @@ class Workbench:
         try:
             folder = find_bundle(route.model, self.settings.node.model_dirs)
             return _loaded(folder, self.settings.node.inference_threads)
-        except (BundleError, RuntimeProviderError) as error:
+        except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
             raise RunFailedError(
                 f"model {route.model} cannot be used: {error}",
                 f"run 'overread check', restore the bundle, restart, then {RETRY}",
@@ -92,7 +93,7 @@ class Workbench:
 
 @lru_cache(maxsize=4)
 def _loaded(folder: Path, threads: int) -> Model:
-    return load_model(folder, threads=threads)
+    return load_model(folder, SessionSettings(threads=threads))
 
 
 @lru_cache(maxsize=1)  # assemble, assess and write follow each other on the same series

@@ -20,6 +20,7 @@ from inference.assessment import Presence
 from inference.bundle import MANIFEST, PACKAGED, Manifest, Performance
 from inference.model import Model, load_model
 from inference.phantom import HeadPhantom, Lesion
+from inference.providers import SessionSettings
 from inference.simulation import scan_grid, volume_of
 from inference.training.heads import FIELD_MM, PLANES, REACH_MM
 
@@ -44,7 +45,7 @@ class Case:
 
 @cache
 def _model(bundle: Path) -> Model:
-    return load_model(bundle, threads=1)
+    return load_model(bundle, SessionSettings(threads=1))
 
 
 def scan(seed: int, *, bundle: Path) -> Case:

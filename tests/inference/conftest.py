@@ -8,6 +8,7 @@ from inference.assessment import Assessment, Laterality, Mask
 from inference.bundle import BUILTIN, find_bundle
 from inference.model import Model, load_model
 from inference.phantom import HeadPhantom
+from inference.providers import SessionSettings
 from inference.simulation import scan_grid, volume_of
 from inference.volume import Volume
 
@@ -33,7 +34,7 @@ def scan(phantom: HeadPhantom, shape=SHAPE, spacing=SPACING, **grid) -> Scan:
 
 @pytest.fixture(scope="session")
 def model() -> Model:
-    return load_model(find_bundle(BUILTIN), threads=1)
+    return load_model(find_bundle(BUILTIN), SessionSettings(threads=1))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from inference.bundle import BUILTIN, BundleError, find_bundle, load_bundle
 from inference.model import load_model
+from inference.providers import SessionSettings
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_truncated_graph_with_a_matching_checksum_is_refused(copy: Path, name: s
     (copy / name).write_bytes(half)
     rewrite(copy, files=files_of(copy) | {name: hashlib.sha256(half).hexdigest()})
     with pytest.raises(BundleError, match=name):
-        load_model(copy, threads=1)
+        load_model(copy, SessionSettings(threads=1))
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@ import pytest
 
 from inference.bundle import BUILTIN, find_bundle, load_bundle
 from inference.decode import TextDecoder
-from inference.runtime import CPU, Graph
+from inference.providers import SessionSettings
+from inference.runtime import Graph
 
 
 @pytest.fixture(scope="module")
 def decoder() -> TextDecoder:
     bundle = load_bundle(find_bundle(BUILTIN))
     embed, text = (
-        Graph(bundle.file(name), threads=1, providers=[CPU])
+        Graph(bundle.file(name), SessionSettings(threads=1))
         for name in ("embed.onnx", "decoder.fp32.onnx")
     )
     return TextDecoder(bundle, embed, text)

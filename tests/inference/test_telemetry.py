@@ -7,7 +7,8 @@ import sys
 CODE = """
 from inference.bundle import find_bundle
 from inference.model import load_model
-load_model(find_bundle("builtin/head_ct"))
+from inference.providers import SessionSettings
+load_model(find_bundle("builtin/head_ct"), SessionSettings())
 """
 
 

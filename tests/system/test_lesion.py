@@ -12,6 +12,7 @@ import pytest
 from inference.assessment import Laterality, Presence
 from inference.bundle import find_bundle
 from inference.model import load_model
+from inference.providers import SessionSettings
 from node.assembly import assemble
 from node.simulated_scanner import write_head_study
 from sr_writer.conformance import check_objects
@@ -28,7 +29,7 @@ PROVENANCE = Provenance(
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model(find_bundle("builtin/head_ct"))
+    return load_model(find_bundle("builtin/head_ct"), SessionSettings())
 
 
 @pytest.mark.parametrize("side", [Laterality.LEFT, Laterality.RIGHT])

@@ -9,6 +9,7 @@ import SimpleITK as sitk  # as its documentation does
 
 from inference.bundle import find_bundle
 from inference.model import load_model
+from inference.providers import SessionSettings
 from inference.simulation import volume_of
 from node.assembly import assemble
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the real scans are no
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model(find_bundle("builtin/head_ct"))
+    return load_model(find_bundle("builtin/head_ct"), SessionSettings())
 
 
 def read_nifti(path):
