@@ -26,6 +26,14 @@ class Text(_Frozen):
     zh: str
 
 
+class NotForThisModel(Exception):  # noqa: N818 - a refusal, not a failure
+    """The volume is not what the model is for; `reason` says why."""
+
+    def __init__(self, en: str, zh: str) -> None:
+        super().__init__(en)
+        self.reason = Text(en=en, zh=zh)
+
+
 class Code(_Frozen):
     """A coded concept: code value, coding scheme designator, code meaning (PS3.3 Section 8)."""
 
@@ -60,9 +68,9 @@ class Measurement(_Frozen):
 
 
 class Evidence(_Frozen):
-    """Where in the volume a finding is seen: a segment, and the slice indices it spans."""
+    """Where in the volume a finding is seen: a segment and the slices it spans, or slices alone."""
 
-    segment: int
+    segment: int | None
     slices: tuple[int, ...] = Field(description="indices along the volume's first axis, ascending")
     best_slice: int = Field(description="the slice that shows the most of it")
 
@@ -116,7 +124,7 @@ class AssessmentRecord(_Frozen):
     findings: tuple[Finding, ...] = ()
     segments: tuple[Segment, ...] = ()
     key_slices: tuple[int, ...] = ()
-    narrative: Text | None = None
+    narrative: Text | None = Field(default=None, description="model text, no finding of its own")
     limitations: tuple[Text, ...] = ()
     assessed_at: datetime
     provider: str = Field(default="", description="ONNX Runtime execution provider that was used")
@@ -136,7 +144,8 @@ class Assessment:
         for finding in self.record.findings:
             if finding.presence is Presence.PRESENT and finding.evidence is None:
                 raise ValueError(f"finding {finding.name} is present without evidence")
-            if finding.evidence is not None and finding.evidence.segment not in numbers:
+            outlined = finding.evidence.segment if finding.evidence else None
+            if outlined is not None and outlined not in numbers:
                 raise ValueError(f"finding {finding.name} points at a segment that is not there")
 
 
