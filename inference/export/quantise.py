@@ -1,0 +1,83 @@
+"""Weight-only quantisation: each block of a weight's inputs has one scale and small integers.
+
+Symmetric, rounded to nearest; the runtime's MatMulNBits multiplies with the integers themselves.
+"""
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import Tensor
+
+from inference.export.storage import torch_tensor
+from inference.manifest import Precision
+
+BITS = {"int8": 8, "int4": 4}
+BLOCK = 32
+"""Inputs to a scale."""
+
+
+def quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Integers (outputs, blocks, BLOCK) in uint8 and scales (outputs, blocks) of (outputs, inputs).
+
+    A value is (integer - 2^(bits - 1)) x scale. Inputs are padded with zeros to whole blocks.
+    """
+    zero = 1 << (bits - 1)
+    padded = torch.nn.functional.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
+    blocks = padded.reshape(len(weight), -1, BLOCK)
+    farthest = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+    scales = -farthest / zero  # the farthest value is the integer 0: it has one place more
+    steps = torch.where(scales == 0, torch.ones_like(scales), scales)
+    integers = (blocks / steps).round_().add_(zero).clamp_(0, 2 * zero - 1)
+    return integers.to(torch.uint8), scales.squeeze(2)
+
+
+def dequantised(weight: Tensor, bits: int) -> Tensor:
+    """The weight (outputs, inputs) as its integers and scales stand for it."""
+    integers, scales = quantise(weight, bits)
+    blocks = (integers.float() - (1 << (bits - 1))) * scales[..., None]
+    return blocks.reshape(len(weight), -1)[:, : weight.shape[1]]
+
+
+def quantise_weights(graph: ir.Graph, precision: Precision, accuracy_level: int) -> None:
+    """Replace each MatMul by a constant weight in `graph` by MatMulNBits.
+
+    `accuracy_level` 4 lets the CPU multiply integers: each row of the other operand is rounded
+    to int8 by blocks, whatever else is in the batch; 0 multiplies in the graph's own precision.
+    """
+    bits = BITS[precision]
+    for node in list(graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is None or weight.const_value is None:
+            continue
+        stored = torch_tensor(weight)
+        integers, scales = quantise(stored.T, bits)
+        if bits == 4:
+            integers = integers[..., 0::2] | (integers[..., 1::2] << 4)
+        packed = _constant(graph, f"{weight.name}.{precision}", integers)
+        scale = _constant(graph, f"{weight.name}.scale", scales.to(stored.dtype))
+        small = ir.node(
+            "MatMulNBits",
+            [node.inputs[0], packed, scale],
+            {
+                "K": stored.shape[0],
+                "N": stored.shape[1],
+                "bits": bits,
+                "block_size": BLOCK,
+                "accuracy_level": accuracy_level,
+            },
+            domain="com.microsoft",
+            name=node.name,
+        )
+        small.outputs[0].type, small.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        ir.convenience.replace_nodes_and_values(
+            graph, node, [node], [small], node.outputs, small.outputs
+        )
+        graph.initializers.pop(weight.name)
+
+
+def _constant(graph: ir.Graph, name: str, tensor: Tensor) -> ir.Value:
+    """A new initialiser of `graph`."""
+    kept = TorchTensor(tensor.contiguous(), name=name)
+    value = ir.Value(name=name, type=ir.TensorType(kept.dtype), shape=kept.shape, const_value=kept)
+    graph.register_initializer(value)
+    return value
