@@ -1,8 +1,6 @@
 """A model bundle on disk: one folder with a manifest, ONNX graphs and a tokenizer, all checksummed.
 
-Everything a model needs beyond its weights stands in `manifest.json`: preprocessing, prompts, how
-answers are scored, which codes the findings carry, and what it measured. A bundle that is not
-exactly what its manifest says is refused, with the file and what to do.
+A bundle that is not exactly what its manifest says is refused, with the file and what to do.
 """
 
 import hashlib
@@ -10,14 +8,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from inference.assessment import Code, ModelIdentity, Text
+from inference.assessment import ModelIdentity
+from inference.calibration import scored_by
+from inference.manifest import Manifest
 
 MANIFEST = "manifest.json"
-REQUIRED_FILES = ("vision.onnx", "embed.onnx", "decoder.fp32.onnx", "tokenizer.json")
+VISION, EMBED, SEGMENT, TOKENIZER = "vision.onnx", "embed.onnx", "seg.onnx", "tokenizer.json"
 PACKAGED = Path(__file__).parent / "builtin"
 PACKAGED_PREFIX = "builtin/"
 BUILTIN = "builtin/head_ct"
@@ -27,128 +26,9 @@ class BundleError(Exception):
     """A bundle that cannot be used: which file, what is wrong, what to do."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Plausibility(_Frozen):
-    """What a volume must look like to be what the model is for."""
-
-    max_spacing_mm: float
-    min_coverage_mm: float
-    min_slices: int
-    bone_hu: float
-    tissue_hu: tuple[float, float] = Field(description="range of what the skull should enclose")
-    min_enclosed_area_cm2: float = Field(description="for a model slice to count as brain level")
-    min_enclosed_mm: float = Field(description="over this height")
-    min_tissue_fraction: float = Field(description="share of the enclosed area in tissue_hu")
-
-
-class Preprocessing(_Frozen):
-    """From a Volume to the vision graph's input.
-
-    The model grid is upright in patient coordinates: slices towards the vertex, rows to the back,
-    columns to the left; `spacing_mm` and `size` are (slice, row, column).
-    """
-
-    modality: Literal["CT"]
-    spacing_mm: tuple[float, float, float]
-    size: tuple[int, int, int]
-    interpolation: Literal["linear"]
-    windows_hu: tuple[tuple[float, float], ...]
-    foreground_hu: float
-    centre_below_vertex_mm: float
-    plausibility: Plausibility
-
-
-class Language(_Frozen):
-    """A sequence: image tokens, then `start`, the prompt, `answer`, the text, `end`."""
-
-    image_tokens: int
-    d_model: int
-    start_id: int
-    answer_id: int
-    end_id: int
-    yes_id: int
-    no_id: int
-    max_new_tokens: int
-    prompts: Text
-    layers: int
-    heads: int
-    head_size: int
-
-
-class WordsOf(_Frozen):
-    """Words in a narrative that state a finding, its absence or a place; for grounding."""
-
-    present: Text
-    absent: Text
-    midline: Text
-    regions: tuple[Text, ...] = Field(description="must be the same in both languages")
-
-
-class FindingSpec(_Frozen):
-    """One question that the model answers, and what its answer means."""
-
-    name: str
-    label: Text
-    code: Code
-    site: Code
-    question: str
-    threshold: float = Field(gt=0, lt=1)
-    abstention: tuple[float, float] = Field(description="probabilities from, to: no answer given")
-    words: WordsOf
-    segment_category: Code
-    segment_type: Code
-    mask_threshold: float = Field(gt=0, lt=1)
-    min_volume_ml: float
-
-    @model_validator(mode="after")
-    def _band_holds_threshold(self) -> "FindingSpec":
-        low, high = self.abstention
-        if not 0 <= low <= self.threshold <= high <= 1:
-            raise ValueError(f"abstention band {low}..{high} must hold threshold {self.threshold}")
-        return self
-
-
-class Performance(_Frozen):
-    """What was measured, on simulated heads only; None until it was."""
-
-    heads: int
-    sensitivity: float
-    specificity: float
-    sensitivity_10_mm: float
-    undetermined: int
-    median_dice: float
-    side_accuracy: float
-    narratives_withheld: int
-
-
-class Origin(_Frozen):
-    """How the graphs were made."""
-
-    tools: dict[str, str]
-    parity_error: float = Field(description="largest difference from torch over all graphs")
-
-
-class Manifest(_Frozen):
-    """`manifest.json`."""
-
-    format: Literal[1]
-    family: Literal["overread-vlm"]
-    name: str
-    version: str
-    manufacturer: str
-    licence: str
-    demonstration: bool
-    intended_use: Text
-    statement: Text = Field(description="said in every assessment")
-    files: dict[str, str] = Field(description="file name -> SHA-256, hexadecimal")
-    preprocessing: Preprocessing
-    language: Language
-    finding: FindingSpec
-    origin: Origin
-    performance: Performance | None = None
+def decoder_file(precision: str) -> str:
+    """Name of the decoder graph of a precision."""
+    return f"decoder.{precision}.onnx"
 
 
 @dataclass(frozen=True)
@@ -192,13 +72,37 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: not a valid manifest: {error}. Export the bundle again.") from (
             error
         )
+    for finding in manifest.findings:
+        calibration = finding.calibration
+        if calibration is not None and calibration.scored_by != scored_by(manifest, finding):
+            raise BundleError(
+                f"{path}: the calibration of {finding.name} was fitted on another model, prompt or "
+                "preprocessing. Calibrate this bundle again, or take the calibration out."
+            )
     digest = hashlib.sha256(content)
-    missing = [name for name in REQUIRED_FILES if name not in manifest.files]
+    required = (VISION, EMBED, decoder_file(manifest.decoder.precision), TOKENIZER)
+    missing = [name for name in required if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}: lists no {', '.join(missing)}. Export the bundle again.")
     for name in sorted(manifest.files):
         digest.update(_verified(folder, name, manifest.files[name]).encode())
     return Bundle(folder=folder, manifest=manifest, digest=digest.hexdigest())
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.json`; the digest of the bundle covers these very bytes."""
+    text = manifest.model_dump_json(indent=1, exclude_none=True)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a bundle but its manifest."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def find_bundle(name: str, search_paths: Sequence[Path] = ()) -> Path:

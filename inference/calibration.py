@@ -1,7 +1,8 @@
 """Platt scaling: what a model's log-odds are worth, measured on cases whose truth is known.
 
-A calibration holds for the graphs that it was fitted on and for no others, so it carries their
-digest. The reliability of the resulting probabilities is measured here as well.
+A calibration holds for what made the log-odds and for nothing else, so it carries the digest of
+that: graphs, tokenizer, preprocessing, prompts and question. How reliable the probabilities are
+is measured here as well.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ MIN_CASES = 20
 BINS = 10
 """Of equal width over 0..1, for the expected calibration error."""
 
-_GRAPHS = (".onnx", ".onnx.data")
+_MAKES_LOG_ODDS = {"files", "preprocessing", "splice", "prompts", "decoder"}
 
 
 class CalibrationError(ValueError):
@@ -66,9 +67,9 @@ def fit(log_odds: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
 
 
 def calibrate(
-    manifest: Manifest, measured: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], graphs: str
+    manifest: Manifest, measured: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 ) -> Manifest:
-    """The manifest with `measured` findings calibrated on the graphs of digest `graphs`.
+    """The manifest with `measured` findings calibrated.
 
     `measured` maps a finding's name to its log-odds and labels, both (cases,); the other findings
     stay as they are. Raises CalibrationError, which names the finding.
@@ -77,7 +78,7 @@ def calibrate(
     if unknown:
         raise CalibrationError(f"{manifest.name} has no finding {', '.join(unknown)}")
     findings = tuple(
-        _calibrated(finding, *measured[finding.name], graphs)
+        _calibrated(finding, *measured[finding.name], scored_by(manifest, finding))
         if finding.name in measured
         else finding
         for finding in manifest.findings
@@ -85,10 +86,10 @@ def calibrate(
     return manifest.model_copy(update={"findings": findings})
 
 
-def graphs_digest(files: Mapping[str, str]) -> str:
-    """SHA-256 over the graphs among `files` (name -> SHA-256, as in the manifest), hexadecimal."""
-    lines = [f"{files[name]}  {name}\n" for name in sorted(files) if name.endswith(_GRAPHS)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def scored_by(manifest: Manifest, finding: FindingSpec) -> str:
+    """SHA-256, hexadecimal, over all that makes the log-odds of a finding."""
+    content = manifest.model_dump_json(include=_MAKES_LOG_ODDS)
+    return hashlib.sha256(f"{content}\n{finding.question}".encode()).hexdigest()
 
 
 def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Reliability:
@@ -138,13 +139,13 @@ def _uninformative(why: str) -> str:
 
 
 def _calibrated(
-    finding: FindingSpec, log_odds: npt.ArrayLike, labels: npt.ArrayLike, graphs: str
+    finding: FindingSpec, log_odds: npt.ArrayLike, labels: npt.ArrayLike, digest: str
 ) -> FindingSpec:
     try:
         slope, intercept = fit(log_odds, labels)
     except CalibrationError as error:
         raise CalibrationError(f"{finding.name}: {error}") from error
     calibration = Calibration(
-        slope=slope, intercept=intercept, cases=np.size(labels), graphs=graphs
+        slope=slope, intercept=intercept, cases=np.size(labels), scored_by=digest
     )
     return finding.model_copy(update={"calibration": calibration})

@@ -1,7 +1,7 @@
 """Does a narrative say what the findings say? One that does not is withheld, not mended."""
 
 from inference.assessment import Finding, Laterality, Presence, Text
-from inference.bundle import WordsOf
+from inference.manifest import WordsOf
 
 _SIDES = {
     Laterality.LEFT: Text(en="left", zh="左侧"),
@@ -28,7 +28,9 @@ def contradiction(narrative: Text, finding: Finding, words: WordsOf) -> Text | N
         return _withheld("it contradicts the finding", "与判定结果相矛盾")
     if finding.presence is Presence.PRESENT:
         if _sides(narrative) - _allowed(finding.laterality) or (
-            finding.laterality is not None and _has(narrative, words.midline)
+            finding.laterality is not None
+            and words.midline is not None
+            and _has(narrative, words.midline)
         ):
             return _withheld(
                 "it names another side than the segmentation shows", "所述侧别与分割结果不符"

@@ -175,13 +175,13 @@ class SegmentSpec(_Frozen):
 class Calibration(_Frozen):
     """Platt scaling: probability = logistic(slope x log-odds + intercept).
 
-    `graphs` is the digest of the graphs that it was fitted on: it is valid for no others.
+    `scored_by` is the digest of all that made the log-odds: it is valid for nothing else.
     """
 
     slope: float = Field(gt=0)
     intercept: float
     cases: int = Field(gt=0)
-    graphs: str
+    scored_by: str
 
 
 class FindingSpec(_Frozen):

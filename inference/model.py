@@ -1,6 +1,7 @@
-"""The public face of the built-in vision-language model: a Volume in, an Assessment out."""
+"""The public face of a model: a Volume in, an Assessment out, the same way for every family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -9,204 +10,266 @@ import numpy as np
 from inference.assessment import (
     Assessment,
     AssessmentRecord,
-    Code,
-    Evidence,
     Finding,
-    Laterality,
     Mask,
-    Measurement,
     ModelIdentity,
+    NotForThisModel,
     Presence,
-    Segment,
     Text,
     not_assessed,
 )
-from inference.bundle import FindingSpec, load_bundle
-from inference.decode import TextDecoder
+from inference.bundle import EMBED, TOKENIZER, decoder_file, load_bundle
+from inference.decoder import Decoder
+from inference.families import open_reader
+from inference.families.reading import Found, Reading
+from inference.finding import finding_of, segment_of
+from inference.grammar import JsonGrammar, assessment_schema, parse_structured
 from inference.grounding import contradiction
-from inference.midline import find_midline, side_of
-from inference.preprocess import ModelInput, NotForThisModel, prepare
+from inference.language import Language, Seen
+from inference.manifest import FindingSpec
 from inference.providers import SessionSettings
 from inference.runtime import Graph
-from inference.score import answer, yes_probability
-from inference.segmenter import long_axis_mm, outline, within_skull
+from inference.score import answer, probability
 from inference.volume import Volume
 
-SEGMENT = 1
-"""The built-in model outlines one thing."""
-
 KEY_SLICES = 4
-HEAD_SHARE = (0.25, 0.85)
-"""Where nothing is found, key slices are spread over this part of the enclosed head."""
+STRUCTURED_TOKENS = 64
+"""For each finding of a structured answer: its name and two words."""
 
-VOLUME = Code(value="118565006", scheme="SCT", meaning="Volume")
-LONG_AXIS = Code(value="103339001", scheme="SCT", meaning="Long axis")
-MILLILITRE = Code(value="mL", scheme="UCUM", meaning="milliliter")
-MILLIMETRE = Code(value="mm", scheme="UCUM", meaning="millimeter")
+MAX_CONTEXT = 1000
+"""Characters of clinical text that are put before a question."""
+
+_UNCALIBRATED = Text(
+    en="Probabilities are the model's own and have not been calibrated on cases.",
+    zh="概率为模型原始输出，未经病例校准。",
+)
+_CONTRADICTS_ITSELF = Text(
+    en="The model answered otherwise when it was asked again.",
+    zh="模型再次作答时结论不一致。",
+)
 
 
 def load_model(bundle_dir: Path, settings: SessionSettings) -> "Model":
     """Verify the bundle and start its graphs.
 
-    Raises BundleError where the bundle cannot be trusted, RuntimeProviderError where the provider
-    that `settings` ask for would not run it, ModelMemoryError where it does not fit.
+    Raises BundleError where the bundle cannot be trusted, RuntimeProviderError where the execution
+    provider that was asked for would not run it.
     """
     return Model(bundle_dir, settings)
 
 
+@dataclass(frozen=True)
+class Reply:
+    """Answer to a free question: the model's own odds of yes as a probability, and its text."""
+
+    question: str
+    probability: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came out for one finding, and where it is seen."""
+
+    spec: FindingSpec
+    finding: Finding
+    found: Found | None
+
+
 class Model:
-    """A loaded bundle. One call of `assess` at a time."""
+    """A loaded bundle. One call at a time."""
 
     def __init__(self, bundle_dir: Path, settings: SessionSettings) -> None:
         bundle = load_bundle(bundle_dir)
-        self._manifest = bundle.manifest
-        graphs = [
-            Graph(bundle.file(name), settings)
-            for name in ("vision.onnx", "embed.onnx", "decoder.fp32.onnx")
-        ]
-        self._vision, embed, decoder = graphs
-        self._text = TextDecoder(bundle, embed, decoder)
+        self.manifest = bundle.manifest
+        self._graphs: list[Graph] = []
+
+        def graph(name: str, *, fused: bool = False) -> Graph:
+            self._graphs.append(Graph(bundle.file(name), settings, fused=fused))
+            return self._graphs[-1]
+
+        shape = bundle.manifest.decoder
+        decoder = Decoder(graph(EMBED), graph(decoder_file(shape.precision), fused=True), shape)
+        self.language = Language(bundle, decoder)
+        self.reader = open_reader(bundle, graph, self.language)
         self.identity: ModelIdentity = bundle.identity
-        self.provider = self._vision.provider
-        self._degraded = tuple({graph.degraded: None for graph in graphs if graph.degraded})
+        self._grammar: JsonGrammar | None = None
+        if self.manifest.prompts.structured is not None:
+            stops = self.manifest.prompts.stop_ids
+            schema = assessment_schema(self.manifest.findings)
+            self._grammar = JsonGrammar(bundle.file(TOKENIZER), shape.vocabulary, stops, schema)
+
+    def warm(self) -> None:
+        """Run every graph once, so that what it needs is had before a study comes."""
+        for graph in self._graphs[2:]:
+            graph.warm()
+        splice, shape = self.manifest.splice, self.manifest.decoder
+        seen = self.language.look([np.zeros((splice.tokens, shape.width), np.float32)])
+        self._probabilities(seen)
+
+    @property
+    def degraded(self) -> tuple[Text, ...]:
+        """What must be said where the graphs do not run as configured."""
+        return tuple(dict.fromkeys(graph.degraded for graph in self._graphs if graph.degraded))
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime execution providers in use."""
+        return ", ".join(sorted({graph.provider for graph in self._graphs}))
 
     def assess(
-        self, volume: Volume, *, at: datetime, progress: Callable[[str], None] | None = None
+        self,
+        volume: Volume,
+        *,
+        at: datetime,
+        context: str = "",
+        priors: Sequence[Volume] = (),
+        progress: Callable[[str], None] | None = None,
     ) -> Assessment:
-        """What the model says of `volume`, with evidence; the same volume gives the same answer.
+        """What the model says of `volume`, with evidence; the same input gives the same answer.
 
-        A volume that is not what the model is for is not assessed, and the reason says why.
+        `context` is clinical text (indication, history) for families that take it, `priors` are
+        earlier volumes of the patient, oldest first. A volume that is not what the model is for
+        is not assessed, and the reason says why.
         """
         tell = progress or (lambda _: None)
-        manifest, spec = self._manifest, self._manifest.finding
-        tell("preparing")
-        try:
-            model_input = prepare(volume, manifest.preprocessing)
-        except NotForThisModel as refusal:
-            return not_assessed(self.identity, (refusal.reason, manifest.statement), at)
         tell("looking")
-        seen = self._vision({"volume": model_input.channels[None]})
-        image = self._text.read_image(seen["image_tokens"])
-        language = manifest.language
-        probability = yes_probability(
-            self._text.ask(image, spec.question), language.yes_id, language.no_id
-        )
+        try:
+            reading = self.reader.read(volume, priors)
+        except NotForThisModel as refusal:
+            return not_assessed(self.identity, (refusal.reason, self.manifest.statement), at)
+        seen = self.language.look(reading.pictures, context[:MAX_CONTEXT])
+        tell("asking")
+        scores = self._probabilities(seen)
+        doubted = self._doubted(seen, scores)
         tell("outlining")
-        affine = volume.grid.affine
-        mask = outline(
-            within_skull(seen["mask_logits"][0], model_input.enclosed),
-            model_input.affine,
-            affine,
-            _shape(volume),
-            threshold=spec.mask_threshold,
-            min_volume_ml=spec.min_volume_ml,
-        )
-        presence, reason = answer(probability, spec, evidence=bool(mask.any()))
-        finding, segments = self._finding(
-            volume, model_input, mask, presence=presence, probability=probability, reason=reason
-        )
+        answers = self._answers(volume, reading, scores, doubted)
         tell("writing")
-        narrative: Text | None = Text(
-            en=self._text.write(image, language.prompts.en),
-            zh=self._text.write(image, language.prompts.zh),
+        return self._assessment(volume, reading, answers, self._narrative(seen), at)
+
+    def ask(
+        self,
+        volume: Volume,
+        questions: Sequence[str],
+        *,
+        context: str = "",
+        priors: Sequence[Volume] = (),
+    ) -> list[Reply]:
+        """Replies to free questions, for trying a model; raises NotForThisModel."""
+        pictures = self.reader.read(volume, priors).pictures
+        seen = self.language.look(pictures, context[:MAX_CONTEXT])
+        odds = self.language.log_odds(seen, questions)
+        return [
+            Reply(question, probability(float(value), None), self.language.write(seen, question))
+            for question, value in zip(questions, odds, strict=True)
+        ]
+
+    def _probabilities(self, seen: Seen) -> list[float]:
+        findings = self.manifest.findings
+        odds = self.language.log_odds(seen, [finding.question for finding in findings])
+        return [
+            probability(float(value), finding.calibration)
+            for value, finding in zip(odds, findings, strict=True)
+        ]
+
+    def _doubted(self, seen: Seen, scores: Sequence[float]) -> set[str]:
+        """Findings whose probability the model's own structured answer contradicts."""
+        question, findings = self.manifest.prompts.structured, self.manifest.findings
+        if question is None or self._grammar is None:
+            return set()
+        text = self.language.write(
+            seen,
+            question,
+            limit=STRUCTURED_TOKENS * len(findings),
+            constraint=self._grammar.constraint(),
         )
-        limitations = (*volume.limitations, *self._degraded, manifest.statement)
-        why = contradiction(narrative, finding, spec.words) if narrative else None
-        if why is not None:
-            narrative, limitations = None, (*limitations, why)
+        said = parse_structured(text, findings)
+        return {
+            spec.name
+            for spec, score in zip(findings, scores, strict=True)
+            if said[spec.name].present == ("no" if score >= spec.threshold else "yes")
+        }
+
+    def _answers(
+        self, volume: Volume, reading: Reading, scores: Sequence[float], doubted: set[str]
+    ) -> list[_Answer]:
+        answers: list[_Answer] = []
+        for spec, score in zip(self.manifest.findings, scores, strict=True):
+            found = reading.evidence(spec) if score >= spec.threshold else None
+            presence, reason = answer(score, spec, evidence=found is not None)
+            if spec.name in doubted and presence is not Presence.UNDETERMINED:
+                presence, reason = Presence.UNDETERMINED, _CONTRADICTS_ITSELF
+            outlined = [
+                one for one in answers if one.finding.evidence and one.finding.evidence.segment
+            ]
+            number = len(outlined) + 1
+            finding = finding_of(
+                volume,
+                spec,
+                found,
+                probability=score,
+                presence=presence,
+                reason=reason,
+                number=number,
+            )
+            answers.append(_Answer(spec, finding, found))
+        return answers
+
+    def _narrative(self, seen: Seen) -> Text:
+        asked = self.manifest.prompts.narrative
+        return Text(en=self.language.write(seen, asked.en), zh=self.language.write(seen, asked.zh))
+
+    def _assessment(
+        self,
+        volume: Volume,
+        reading: Reading,
+        answers: Sequence[_Answer],
+        narrative: Text,
+        at: datetime,
+    ) -> Assessment:
+        findings = tuple(one.finding for one in answers)
+        why = [
+            reason
+            for finding, spec in zip(findings, self.manifest.findings, strict=True)
+            if (reason := contradiction(narrative, finding, spec.words)) is not None
+        ]
+        masks: dict[int, Mask] = {}
+        segments = []
+        for one in answers:
+            number = one.finding.evidence.segment if one.finding.evidence else None
+            if number is not None and one.found is not None and one.found.mask is not None:
+                masks[number] = one.found.mask
+                segments.append(segment_of(one.spec, number))
         record = AssessmentRecord(
             model=self.identity,
             completed=True,
-            findings=(finding,),
-            segments=segments,
-            key_slices=_key_slices(finding, model_input, volume),
-            narrative=narrative,
-            limitations=limitations,
+            findings=findings,
+            segments=tuple(segments),
+            key_slices=_key_slices(findings, reading),
+            narrative=None if why else narrative,
+            limitations=(*self._limitations(volume, reading), *why),
             assessed_at=at,
             provider=self.provider,
         )
-        return Assessment(record, {segment.number: mask for segment in segments})
+        return Assessment(record, masks)
 
-    def _finding(
-        self,
-        volume: Volume,
-        model_input: ModelInput,
-        mask: Mask,
-        *,
-        presence: Presence,
-        probability: float,
-        reason: Text | None,
-    ) -> tuple[Finding, tuple[Segment, ...]]:
-        spec = self._manifest.finding
-        evidence, laterality = None, None
-        measurements: tuple[Measurement, ...] = ()
-        segments: tuple[Segment, ...] = ()
-        if presence is Presence.PRESENT:
-            evidence = _evidence(mask)
-            laterality = _laterality(volume, model_input, mask)
-            measurements = _measurements(volume, mask)
-            segments = (_segment(spec),)
-        finding = Finding(
-            name=spec.name,
-            label=spec.label,
-            code=spec.code,
-            presence=presence,
-            probability=probability,
-            threshold=spec.threshold,
-            site=spec.site,
-            laterality=laterality,
-            evidence=evidence,
-            measurements=measurements,
-            reason=reason,
+    def _limitations(self, volume: Volume, reading: Reading) -> tuple[Text, ...]:
+        calibrated = all(finding.calibration for finding in self.manifest.findings)
+        return (
+            *volume.limitations,
+            *reading.limitations,
+            *self.degraded,
+            *(() if calibrated else (_UNCALIBRATED,)),
+            self.manifest.statement,
         )
-        return finding, segments
 
 
-def _shape(volume: Volume) -> tuple[int, int, int]:
-    slices, rows, columns = volume.grid.spatial_shape
-    return slices, rows, columns
-
-
-def _segment(spec: FindingSpec) -> Segment:
-    return Segment(
-        number=SEGMENT,
-        label=spec.label.en,
-        category=spec.segment_category,
-        type=spec.segment_type,
-        site=spec.site,
-    )
-
-
-def _evidence(mask: Mask) -> Evidence:
-    area = mask.sum(axis=(1, 2))
-    slices = tuple(int(index) for index in np.flatnonzero(area))
-    return Evidence(segment=SEGMENT, slices=slices, best_slice=int(area.argmax()))
-
-
-def _laterality(volume: Volume, model_input: ModelInput, mask: Mask) -> Laterality | None:
-    midline = find_midline(model_input.hu, model_input.enclosed, model_input.affine)
-    return side_of(mask, volume.grid.affine, midline)
-
-
-def _measurements(volume: Volume, mask: Mask) -> tuple[Measurement, ...]:
-    affine = volume.grid.affine
-    volume_ml = round(int(mask.sum()) * volume.voxel_volume_ml, 2)
-    axis_mm = round(long_axis_mm(mask, affine), 1)
-    return (
-        Measurement(code=VOLUME, value=volume_ml, unit=MILLILITRE, segment=SEGMENT),
-        Measurement(code=LONG_AXIS, value=axis_mm, unit=MILLIMETRE, segment=SEGMENT),
-    )
-
-
-def _key_slices(finding: Finding, model_input: ModelInput, volume: Volume) -> tuple[int, ...]:
-    """Slices through the finding, the best one among them; else spread over the head."""
-    if finding.evidence is not None:
-        slices = np.array(finding.evidence.slices)
-        inner = np.quantile(slices, np.linspace(0.15, 0.85, KEY_SLICES), method="nearest")
-        return tuple(sorted({int(index) for index in inner} | {finding.evidence.best_slice}))
-    points = np.array(np.nonzero(model_input.enclosed))
-    mapping = np.linalg.inv(volume.grid.affine) @ model_input.affine
-    along = mapping[0, :3] @ points + mapping[0, 3]
-    spread = np.quantile(along, np.linspace(*HEAD_SHARE, KEY_SLICES))
-    last = volume.grid.spatial_shape[0] - 1
-    return tuple(sorted({int(np.clip(round(float(index)), 0, last)) for index in spread}))
+def _key_slices(findings: Sequence[Finding], reading: Reading) -> tuple[int, ...]:
+    """Slices through each finding, the best one among them; else what shows the reading."""
+    chosen: set[int] = set()
+    for finding in findings:
+        if finding.evidence is not None:
+            slices = np.array(finding.evidence.slices)
+            inner = np.quantile(slices, np.linspace(0.15, 0.85, KEY_SLICES), method="nearest")
+            chosen |= {int(index) for index in inner} | {finding.evidence.best_slice}
+    return tuple(sorted(chosen or reading.key_slices()))

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from inference.assessment import Mask, Text
-from inference.bundle import Plausibility, Preprocessing
+from inference.assessment import Mask, NotForThisModel
+from inference.manifest import HeadGrid, Plausibility
 from inference.volume import Volume
 
 Floats = npt.NDArray[np.float32]
@@ -42,15 +42,7 @@ class ModelInput:
     enclosed: Mask
 
 
-class NotForThisModel(Exception):  # noqa: N818 - a refusal, not a failure
-    """The volume is not what the model is for; `reason` says why."""
-
-    def __init__(self, en: str, zh: str) -> None:
-        super().__init__(en)
-        self.reason = Text(en=en, zh=zh)
-
-
-def prepare(volume: Volume, spec: Preprocessing) -> ModelInput:
+def prepare(volume: Volume, spec: HeadGrid) -> ModelInput:
     """Check that the volume is a CT head and bring it on the model grid; raises NotForThisModel."""
     rule = spec.plausibility
     if volume.modality != spec.modality:
@@ -97,7 +89,7 @@ def block_mean(
     return mean, blocked
 
 
-def head_centre(coarse: Floats, affine: Affine, spec: Preprocessing) -> npt.NDArray[np.float64]:
+def head_centre(coarse: Floats, affine: Affine, spec: HeadGrid) -> npt.NDArray[np.float64]:
     """Centre of the model grid (LPS mm): a fixed way below the vertex, midway across the head."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     reach = np.maximum(1, np.round(4.0 / spacing)).astype(int) | 1
@@ -120,7 +112,7 @@ def head_centre(coarse: Floats, affine: Affine, spec: Preprocessing) -> npt.NDAr
     return np.array([across[0], across[1], vertex - spec.centre_below_vertex_mm])
 
 
-def upright_grid(centre: npt.NDArray[np.float64], spec: Preprocessing) -> Affine:
+def upright_grid(centre: npt.NDArray[np.float64], spec: HeadGrid) -> Affine:
     """Affine (4, 4) of the model grid around `centre` (LPS mm)."""
     affine = np.eye(4)
     slice_mm, row_mm, column_mm = spec.spacing_mm
@@ -166,7 +158,7 @@ def _check_sampling(volume: Volume, rule: Plausibility) -> None:
         )
 
 
-def _check_head(hu: Floats, enclosed: Mask, spec: Preprocessing) -> None:
+def _check_head(hu: Floats, enclosed: Mask, spec: HeadGrid) -> None:
     rule = spec.plausibility
     pixel_cm2 = spec.spacing_mm[1] * spec.spacing_mm[2] / 100
     area = enclosed.sum(axis=(1, 2)) * pixel_cm2

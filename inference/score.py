@@ -1,13 +1,11 @@
 """From the logits at an answer's first token to a probability, and from that to an answer."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp
 
-from inference import bundle
 from inference.assessment import Presence, Text
 from inference.manifest import Calibration, FindingSpec
 
@@ -47,14 +45,8 @@ def probability(log_odds: float, calibration: Calibration | None) -> float:
     return float(expit(log_odds))
 
 
-def yes_probability(logits: npt.NDArray[np.float32], yes_id: int, no_id: int) -> float:
-    """Probability of yes among yes and no, from the logits (vocabulary,) of the answer's token."""
-    odds = float(logits[yes_id]) - float(logits[no_id])
-    return 1 / (1 + math.exp(-min(max(odds, -60.0), 60.0)))
-
-
 def answer(
-    probability: float, finding: FindingSpec | bundle.FindingSpec, *, evidence: bool
+    probability: float, finding: FindingSpec, *, evidence: bool
 ) -> tuple[Presence, Text | None]:
     """What is reported, and why not where the model abstains.
 

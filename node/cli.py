@@ -1,10 +1,10 @@
-"""The command line: serve, check, send, status, retry, demo."""
+"""The command line: serve, check, send, status, retry, demo, models."""
 
 import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import orjson
 import typer
@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy.exc import OperationalError
 
-from node import store_scu
+from node import cli_models, store_scu
 from node.catalogue import Catalogue
+from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
 from node.database import SchemaError
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
 from node.run_folder import RunFolder
-from node.settings import Peer, Settings, SettingsError, load_settings
+from node.settings import Peer
 from node.status import as_table, study_rows
 from node.supervisor import die_with_parent, supervise
 
@@ -27,12 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console()
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="the TOML file", envvar="OVERREAD_CONFIG")
-]
-DEFAULT_CONFIG = Path("/etc/overread/overread.toml")
+app.add_typer(cli_models.app, name="models")
 
 
 class Role(StrEnum):
@@ -59,12 +55,12 @@ def serve(
     role: Annotated[Role | None, typer.Option(help="only this role, not all of them")] = None,
 ) -> None:
     """Run the node: DICOM listener, worker and status page."""
-    settings = _settings(config)
+    settings = settings_of(config)
     configure_logging(role or "supervisor")
     try:
         settings.node.state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(
+        fail(
             f"node.state_dir {settings.node.state_dir} cannot be made: {error.strerror}; "
             "make it, and give it to the user that the node runs as"
         )
@@ -119,7 +115,7 @@ def send(
 ) -> None:
     """Send files as a modality would (C-STORE)."""
     peer, own_title = _destination(to, config)
-    files = [file for path in paths for file in _files(path)]
+    files = [file for path in paths for file in files_of(path)]
     instances, unreadable = [], []
     for file in files:
         try:
@@ -129,7 +125,7 @@ def send(
     for line in unreadable:
         console.print(f"[yellow]skipped[/] {line}")
     if not instances:
-        _fail("nothing to send: no DICOM Part 10 file among what was given")
+        fail("nothing to send: no DICOM Part 10 file among what was given")
     with Progress(console=console) as progress:
         task = progress.add_task(f"to {peer.name}", total=len(instances))
         try:
@@ -137,7 +133,7 @@ def send(
                 instances, peer, calling or own_title, lambda _answer: progress.advance(task)
             )
         except store_scu.PeerError as error:
-            _fail(f"{error}; {error.remedy}")
+            fail(f"{error}; {error.remedy}")
     refused = [answer for answer in answers if not answer.taken]
     for answer in refused:
         console.print(f"[red]{answer.status:04X}[/] {answer.instance.path.name} {answer.comment}")
@@ -151,7 +147,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Show studies and where each stands."""
-    settings = _settings(config)
+    settings = settings_of(config)
     catalogue = Catalogue(settings.database_url)
     rows = study_rows(catalogue.worklist())
     if as_json:
@@ -166,11 +162,11 @@ def retry(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Have a study looked at again: failed runs, and deliveries that were given up."""
-    settings = _settings(config)
+    settings = settings_of(config)
     try:
         failed = Catalogue(settings.database_url).retry(study)
     except KeyError as error:
-        _fail(f"{error.args[0]}; see 'overread status'")
+        fail(f"{error.args[0]}; see 'overread status'")
     for run in failed:
         if not any(delivery.objects for delivery in run.deliveries):
             RunFolder(settings.runs_dir / run.id).clear()  # so that it is assessed anew
@@ -188,30 +184,14 @@ def demo(
     raise typer.Exit(run_demo(out, keep=keep))
 
 
-def _settings(config: Path) -> Settings:
-    try:
-        return load_settings(config)
-    except SettingsError as error:
-        _fail(str(error))
-
-
-def _fail(text: str) -> NoReturn:
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False)
-    raise typer.Exit(1)
-
-
 def _destination(to: str, config: Path) -> tuple[Peer, str]:
     """The peer to send to, and the AE title to call as."""
     written_out = re.fullmatch(r"(?P<title>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", to)
     if written_out and 0 < (port := int(written_out["port"])) < 65536:
         title = written_out["title"]
         return Peer(name=title, ae_title=title, host=written_out["host"], port=port), "OVERREAD"
-    settings = _settings(config)
+    settings = settings_of(config)
     try:
         return settings.peer(to), settings.node.ae_title
     except KeyError as error:
-        _fail(f"{error.args[0]}; or give AE@HOST:PORT")
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        fail(f"{error.args[0]}; or give AE@HOST:PORT")

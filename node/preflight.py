@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from inference.bundle import BundleError, find_bundle
 from inference.model import load_model
-from inference.providers import SessionSettings
 from inference.runtime import ModelMemoryError, RuntimeProviderError
 from node.catalogue import Catalogue
 from node.database import SchemaError
@@ -170,8 +169,8 @@ def _models(settings: Settings) -> Iterator[Result]:
     for name in sorted({route.model for route in settings.routes}):
         subject = f"model {name}"
         try:
-            folder = find_bundle(name, settings.node.model_dirs)
-            model = load_model(folder, SessionSettings(threads=settings.node.inference_threads))
+            folder = find_bundle(name, settings.bundle_dirs)
+            model = load_model(folder, settings.session)
         except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
             yield Result(subject, Outcome.FAILED, str(error), "restore the bundle, or the route")
             continue

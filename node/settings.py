@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from inference.providers import SessionSettings
 from node.routing import check_expression
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
@@ -186,6 +187,21 @@ class Settings(BaseSettings):
     def runs_dir(self) -> Path:
         """Where the assessments and the objects made of them lie, one folder a run."""
         return self.node.state_dir / "runs"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where `overread models add` puts bundles."""
+        return self.node.state_dir / "models"
+
+    @property
+    def bundle_dirs(self) -> tuple[Path, ...]:
+        """Folders in which a route's model is looked for."""
+        return (self.models_dir, *self.node.model_dirs)
+
+    @property
+    def session(self) -> SessionSettings:
+        """How graphs are run."""
+        return SessionSettings(threads=self.node.inference_threads)
 
     @property
     def database_url(self) -> str:

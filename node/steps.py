@@ -76,8 +76,8 @@ class Workbench:
         """The route's model, loaded once a process."""
         route = self.route(run)
         try:
-            folder = find_bundle(route.model, self.settings.node.model_dirs)
-            return _loaded(folder, self.settings.node.inference_threads)
+            folder = find_bundle(route.model, self.settings.bundle_dirs)
+            return _loaded(folder, self.settings.session)
         except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
             raise RunFailedError(
                 f"model {route.model} cannot be used: {error}",
@@ -92,8 +92,8 @@ class Workbench:
 
 
 @lru_cache(maxsize=4)
-def _loaded(folder: Path, threads: int) -> Model:
-    return load_model(folder, SessionSettings(threads=threads))
+def _loaded(folder: Path, session: SessionSettings) -> Model:
+    return load_model(folder, session)
 
 
 @lru_cache(maxsize=1)  # assemble, assess and write follow each other on the same series

@@ -1,6 +1,6 @@
 """Torch modules to ONNX graphs, and the proof that a graph does what its module does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 OPSET = 20
 INLINE_BYTES = 1_500_000_000
@@ -25,16 +24,22 @@ class ExportError(Exception):
 
 def export_graph(
     module: nn.Module,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor | list[tuple[Tensor, Tensor]]],
     outputs: tuple[str, ...],
-    dynamic: Mapping[str, Mapping[int, Dim]],
+    dynamic: Mapping[str, object],
     path: Path,
+    *,
+    input_names: Sequence[str] = (),
 ) -> None:
-    """Write one graph. Trace with no size of 1 where it is dynamic: the tracer would freeze it."""
+    """Write one graph. Trace with no size of 1 where it is dynamic: the tracer would freeze it.
+
+    `dynamic` says for each input which axes vary (torch's `dynamic_shapes`); `input_names` are
+    the graph's own, where an input is a nest of tensors.
+    """
     program = torch.onnx.export(
         module,
         tuple(inputs.values()),
-        input_names=list(inputs),
+        input_names=list(input_names or inputs),
         output_names=list(outputs),
         dynamic_shapes=tuple(dynamic.get(name, {}) for name in inputs),
         opset_version=OPSET,

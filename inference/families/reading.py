@@ -11,19 +11,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from inference.assessment import Laterality, Mask, Text
+from inference.assessment import Laterality, Mask, NotForThisModel, Text
 from inference.manifest import FindingSpec
 from inference.volume import Volume
 
+__all__ = ["Floats", "Found", "NotForThisModel", "Reader", "Reading"]
+
 Floats = npt.NDArray[np.float32]
-
-
-class NotForThisModel(Exception):  # noqa: N818 - a refusal, not a failure
-    """The volume is not what the model is for; `reason` says why."""
-
-    def __init__(self, en: str, zh: str) -> None:
-        super().__init__(en)
-        self.reason = Text(en=en, zh=zh)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""Measure the packaged bundle on unseen simulated heads, through the node's own path; no torch.
+"""Calibrate and measure the packaged bundle on unseen simulated heads, through the node's own path.
 
-    python -m inference.training.evaluate [--heads 240]
+    python -m inference.training.evaluate [--heads 240] [--calibration-heads 160]
 
-Writes the figures into the bundle's manifest (which changes its digest) and prints them.
+Needs no torch. Writes calibration and figures into the bundle's manifest (which changes its
+digest) and prints them. No head is used for both.
 """
 
 import argparse
@@ -15,16 +16,19 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from inference.assessment import Presence
-from inference.bundle import MANIFEST, PACKAGED, Manifest, Performance
+from inference.bundle import MANIFEST, PACKAGED, write_manifest
+from inference.calibration import calibrate, reliability
+from inference.manifest import Manifest
 from inference.model import Model, load_model
 from inference.phantom import HeadPhantom, Lesion
 from inference.providers import SessionSettings
 from inference.simulation import scan_grid, volume_of
 from inference.training.heads import FIELD_MM, PLANES, REACH_MM
 
-FIRST_SEED = 9_000_000
+FIRST_SEED, FIRST_CALIBRATION_SEED = 9_000_000, 8_000_000
 """Training starts at 1,000,000 and never comes here."""
 
 SIZEABLE_MM = 10.0
@@ -86,23 +90,26 @@ def scan(seed: int, *, bundle: Path) -> Case:
     )
 
 
-def summarise(cases: list[Case]) -> Performance:
+def summarise(cases: list[Case]) -> dict[str, float]:
     """Figures over all cases; an undetermined answer counts as neither present nor absent."""
     bleeding = [case for case in cases if case.lesion is not None]
     sizeable = [case for case in bleeding if case.lesion and case.lesion.diameter_mm >= SIZEABLE_MM]
     clear = [case for case in cases if case.lesion is None]
     found = [case for case in bleeding if case.presence is Presence.PRESENT]
-    sides = [case.side_right for case in found]
-    return Performance(
-        heads=len(cases),
-        sensitivity=_share(case.presence is Presence.PRESENT for case in bleeding),
-        specificity=_share(case.presence is Presence.ABSENT for case in clear),
-        sensitivity_10_mm=_share(case.presence is Presence.PRESENT for case in sizeable),
-        undetermined=sum(case.presence is Presence.UNDETERMINED for case in cases),
-        median_dice=round(float(np.median([case.dice for case in found])), 4) if found else 0.0,
-        side_accuracy=_share(bool(side) for side in sides),
-        narratives_withheld=sum(case.withheld for case in cases),
-    )
+    truth = [case.lesion is not None for case in cases]
+    trust = reliability([case.probability for case in cases], truth)
+    return {
+        "heads": len(cases),
+        "sensitivity": _share(case.presence is Presence.PRESENT for case in bleeding),
+        "specificity": _share(case.presence is Presence.ABSENT for case in clear),
+        "sensitivity_10_mm": _share(case.presence is Presence.PRESENT for case in sizeable),
+        "undetermined": sum(case.presence is Presence.UNDETERMINED for case in cases),
+        "median_dice": round(float(np.median([case.dice for case in found])), 4) if found else 0.0,
+        "side_accuracy": _share(bool(case.side_right) for case in found),
+        "narratives_withheld": sum(case.withheld for case in cases),
+        "brier_score": round(trust.brier, 4),
+        "expected_calibration_error": round(trust.expected_error, 4),
+    }
 
 
 def _share(outcomes: Iterable[bool]) -> float:
@@ -111,25 +118,43 @@ def _share(outcomes: Iterable[bool]) -> float:
 
 
 def main() -> None:
-    """Evaluate the packaged bundle and record the figures."""
+    """Calibrate and evaluate the packaged bundle, and record what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--bundle", type=Path, default=PACKAGED / "head_ct")
     parser.add_argument("--heads", type=int, default=240)
+    parser.add_argument("--calibration-heads", type=int, default=160)
     arguments = parser.parse_args()
-    job = partial(scan, bundle=arguments.bundle)
-    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
-        cases = list(pool.map(job, range(FIRST_SEED, FIRST_SEED + arguments.heads), chunksize=4))
+    folder: Path = arguments.bundle
+    manifest = _uncalibrated(Manifest.model_validate_json((folder / MANIFEST).read_bytes()))
+    write_manifest(manifest, folder)
+    cases = _cases(folder, FIRST_CALIBRATION_SEED, arguments.calibration_heads)
+    odds = [float(logit(case.probability)) for case in cases]
+    measured = {manifest.findings[0].name: (odds, [case.lesion is not None for case in cases])}
+    manifest = calibrate(manifest, measured)
+    write_manifest(manifest, folder)
+    print(manifest.findings[0].calibration)
+    cases = _cases(folder, FIRST_SEED, arguments.heads)
     for index, case in enumerate(cases):
         if (case.lesion is not None) != (case.presence is Presence.PRESENT) or case.withheld:
             print(FIRST_SEED + index, case, flush=True)
         if case.side_right is False:
             print(FIRST_SEED + index, "side", case.lesion, flush=True)
-    performance = summarise(cases)
-    path = arguments.bundle / MANIFEST
-    manifest = Manifest.model_validate_json(path.read_bytes())
-    measured = manifest.model_copy(update={"performance": performance})
-    path.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-    print(performance.model_dump_json(indent=1))
+    figures = summarise(cases)
+    write_manifest(manifest.model_copy(update={"performance": figures}), folder)
+    print(figures)
+
+
+def _uncalibrated(manifest: Manifest) -> Manifest:
+    findings = tuple(
+        finding.model_copy(update={"calibration": None}) for finding in manifest.findings
+    )
+    return manifest.model_copy(update={"findings": findings, "performance": None})
+
+
+def _cases(bundle: Path, first_seed: int, heads: int) -> list[Case]:
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        seeds = range(first_seed, first_seed + heads)
+        return list(pool.map(partial(scan, bundle=bundle), seeds, chunksize=4))
 
 
 if __name__ == "__main__":

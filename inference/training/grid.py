@@ -1,6 +1,6 @@
 """The model grid and how volumes are brought on it: the same for training and for the manifest."""
 
-from inference.bundle import Plausibility, Preprocessing
+from inference.manifest import HeadGrid, Plausibility
 
 GRID = (64, 80, 64)
 SPACING_MM = 2.5
@@ -19,7 +19,7 @@ PLAUSIBILITY = Plausibility(
     min_tissue_fraction=0.85,
 )
 
-PREPROCESSING = Preprocessing(
+PREPROCESSING = HeadGrid(
     modality="CT",
     spacing_mm=(SPACING_MM, SPACING_MM, SPACING_MM),
     size=GRID,

@@ -1,11 +1,14 @@
 """The manifest of the built-in bundle: what it is for, how it is fed, what its answers mean."""
 
 from inference.assessment import Code, Text
-from inference.bundle import (
+from inference.manifest import (
+    DecoderShape,
     FindingSpec,
-    Language,
     Manifest,
     Origin,
+    Prompts,
+    SegmentSpec,
+    Splice,
     WordsOf,
 )
 from inference.training.grid import PREPROCESSING
@@ -30,21 +33,26 @@ FINDING = FindingSpec(
         midline=Text(en="midline", zh="中线"),
         regions=tuple(REGIONS.values()),
     ),
-    segment_category=Code(
-        value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"
+    segment=SegmentSpec(
+        category=Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"),
+        type=Code(value="50960005", scheme="SCT", meaning="Hemorrhage"),
+        min_volume_ml=0.06,
     ),
-    segment_type=Code(value="50960005", scheme="SCT", meaning="Hemorrhage"),
-    mask_threshold=0.5,
-    min_volume_ml=0.06,
 )
 
 
 def manifest_of(
-    version: str, files: dict[str, str], language: Language, origin: Origin
+    version: str,
+    *,
+    files: dict[str, str],
+    splice: Splice,
+    prompts: Prompts,
+    decoder: DecoderShape,
+    origin: Origin,
 ) -> Manifest:
-    """The manifest, without measured performance: `inference.training.evaluate` adds that."""
+    """The manifest, without calibration and figures: `inference.training.evaluate` adds them."""
     return Manifest(
-        format=1,
+        format=2,
         family="overread-vlm",
         name="Overread demonstration head CT",
         version=version,
@@ -58,7 +66,9 @@ def manifest_of(
         statement=STATEMENT,
         files=files,
         preprocessing=PREPROCESSING,
-        language=language,
-        finding=FINDING,
+        splice=splice,
+        prompts=prompts,
+        decoder=decoder,
+        findings=(FINDING,),
         origin=origin,
     )

@@ -82,7 +82,7 @@ def test_file_names_that_leave_the_bundle_are_refused(copy: Path, name: str) -> 
         load_bundle(copy)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "\x00"])
 def test_malformed_manifest_is_refused(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):

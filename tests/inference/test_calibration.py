@@ -1,5 +1,3 @@
-import hashlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +9,8 @@ from inference.calibration import (
     CalibrationError,
     calibrate,
     fit,
-    graphs_digest,
     reliability,
+    scored_by,
 )
 from inference.manifest import Manifest
 from inference.score import probability
@@ -90,11 +88,11 @@ def test_cases_that_make_no_calibration(odds, labels, why: str) -> None:
 def test_calibrate_changes_the_measured_findings_alone() -> None:
     bundle = manifest(HAEMORRHAGE, SHIFT)
     odds, labels = cases(3, 0.5, 1.0, 400)
-    done = calibrate(bundle, {SHIFT.name: (odds, labels)}, "ab" * 32)
+    done = calibrate(bundle, {SHIFT.name: (odds, labels)})
     assert done.findings[0] == HAEMORRHAGE
     calibration = done.findings[1].calibration
     assert calibration is not None
-    assert (calibration.cases, calibration.graphs) == (400, "ab" * 32)
+    assert (calibration.cases, calibration.scored_by) == (400, scored_by(bundle, SHIFT))
     assert (calibration.slope, calibration.intercept) == fit(odds, labels)
     assert done.model_copy(update={"findings": bundle.findings}) == bundle
     assert Manifest.model_validate_json(done.model_dump_json()) == done
@@ -103,9 +101,9 @@ def test_calibrate_changes_the_measured_findings_alone() -> None:
 def test_calibrate_names_the_finding_that_it_cannot_calibrate() -> None:
     bundle = manifest(HAEMORRHAGE, SHIFT)
     with pytest.raises(CalibrationError, match="midline_shift: 0 cases with"):
-        calibrate(bundle, {SHIFT.name: ([], [])}, "0")
+        calibrate(bundle, {SHIFT.name: ([], [])})
     with pytest.raises(CalibrationError, match="Test model has no finding fracture"):
-        calibrate(bundle, {"fracture": ([], [])}, "0")
+        calibrate(bundle, {"fracture": ([], [])})
 
 
 @settings(max_examples=15, deadline=None)
@@ -114,9 +112,7 @@ def test_calibration_makes_overconfident_answers_more_reliable(
     seed: int, slope: float, intercept: float
 ) -> None:
     bundle = manifest(HAEMORRHAGE)
-    done = calibrate(bundle, {HAEMORRHAGE.name: cases(seed, slope, intercept, 2000)}, "0").findings[
-        0
-    ]
+    done = calibrate(bundle, {HAEMORRHAGE.name: cases(seed, slope, intercept, 2000)}).findings[0]
     odds, labels = cases(seed ^ 1, slope, intercept, 2000)
     before = reliability([probability(one, None) for one in odds], labels)
     after = reliability([probability(one, done.calibration) for one in odds], labels)
@@ -124,12 +120,27 @@ def test_calibration_makes_overconfident_answers_more_reliable(
     assert after.expected_error < before.expected_error
 
 
-def test_digest_is_of_the_graphs_alone() -> None:
-    files = {"vision.onnx": "aa", "decoder.int4.onnx": "bb", "decoder.int4.onnx.data": "cc"}
-    text = "bb  decoder.int4.onnx\ncc  decoder.int4.onnx.data\naa  vision.onnx\n"
-    assert graphs_digest(files) == hashlib.sha256(text.encode()).hexdigest()
-    assert graphs_digest({"tokenizer.json": "dd", **files}) == graphs_digest(files)
-    assert graphs_digest(files | {"decoder.int4.onnx.data": "cd"}) != graphs_digest(files)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"splice": {"tokens": 5}},
+        {"decoder": {"precision": "int4"}},
+        {"prompts": {"context": "Indication: {context} "}},
+        {"preprocessing": {"min_slices": 9}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_calibration_is_bound_to_all_that_makes_the_log_odds(change) -> None:
+    bundle = manifest(SHIFT)
+    ((field, update),) = change.items()
+    value = getattr(bundle, field).model_copy(update=update)
+    changed = bundle.model_copy(update={field: value})
+    assert scored_by(changed, SHIFT) != scored_by(bundle, SHIFT)
+    retrained = bundle.model_copy(update={"files": {"vision.onnx": "1" * 64}})
+    assert scored_by(retrained, SHIFT) != scored_by(bundle, SHIFT)
+    assert scored_by(bundle, HAEMORRHAGE) != scored_by(bundle, SHIFT)
+    renamed = bundle.model_copy(update={"version": "2", "findings": (HAEMORRHAGE, SHIFT)})
+    assert scored_by(renamed, SHIFT) == scored_by(bundle, SHIFT)
 
 
 def test_reliability_by_hand() -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from inference.assessment import Code, Evidence, Finding, Laterality, Presence, Text
-from inference.bundle import WordsOf
 from inference.grounding import contradiction
+from inference.manifest import WordsOf
 
 CODE = Code(value="1386000", scheme="SCT", meaning="Intracranial hemorrhage")
 WORDS = WordsOf(

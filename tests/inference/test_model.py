@@ -150,7 +150,7 @@ def test_mr_and_noise_are_not_assessed(model: Model, bleeding: Scan) -> None:
 def test_progress_is_told(model: Model, clear: Scan) -> None:
     told: list[str] = []
     model.assess(clear.volume, at=AT, progress=told.append)
-    assert told == ["preparing", "looking", "outlining", "writing"]
+    assert told == ["looking", "asking", "outlining", "writing"]
 
 
 def test_the_volumes_own_limitations_are_passed_on(model: Model, clear: Scan) -> None:

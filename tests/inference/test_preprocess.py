@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.bundle import BUILTIN, Preprocessing, find_bundle, load_bundle
+from inference.bundle import BUILTIN, find_bundle, load_bundle
+from inference.manifest import HeadGrid
 from inference.phantom import HeadPhantom
 from inference.preprocess import (
     NotForThisModel,
@@ -21,11 +22,11 @@ from tests.inference.conftest import Scan, scan
 
 
 @pytest.fixture(scope="module")
-def spec() -> Preprocessing:
+def spec() -> HeadGrid:
     return load_bundle(find_bundle(BUILTIN)).manifest.preprocessing
 
 
-def refusal(volume, spec: Preprocessing) -> str:
+def refusal(volume, spec: HeadGrid) -> str:
     with pytest.raises(NotForThisModel) as caught:
         prepare(volume, spec)
     assert caught.value.reason.zh
@@ -43,7 +44,7 @@ def refusal(volume, spec: Preprocessing) -> str:
     ids=str,
 )
 def test_every_plane_and_order_gives_the_same_model_input(
-    spec: Preprocessing, view: dict[str, object]
+    spec: HeadGrid, view: dict[str, object]
 ) -> None:
     phantom = HeadPhantom(77, haemorrhage=True, diameter_mm=25)
     shape, spacing = (95, 95, 95), (2.4, 2.4, 2.4)
@@ -59,7 +60,7 @@ def test_every_plane_and_order_gives_the_same_model_input(
 
 
 def test_reversed_storage_of_the_same_slices_changes_nothing(
-    spec: Preprocessing, bleeding: Scan
+    spec: HeadGrid, bleeding: Scan
 ) -> None:
     volume = bleeding.volume
     flipped = volume.grid.affine.copy()
@@ -88,7 +89,7 @@ def test_block_mean_keeps_patient_coordinates(
         np.testing.assert_allclose(mean.ravel(), where[axis], atol=1e-3)
 
 
-def test_resampling_a_linear_field_is_exact(spec: Preprocessing) -> None:
+def test_resampling_a_linear_field_is_exact(spec: HeadGrid) -> None:
     grid = upright_grid(np.array([3.0, -5.0, 7.0]), spec)
     turned = np.eye(4)
     turned[:3, :3] = np.array([[0, 0.3, 2.9], [0.2, 2.9, -0.3], [-2.9, 0.1, 0.2]]).T
@@ -110,11 +111,11 @@ def test_windows_are_scaled_and_clipped() -> None:
     np.testing.assert_allclose(channels[:, 0, 0], [[0, 0.5, 1], [0, 0.5, 1]])
 
 
-def test_mr_is_refused(spec: Preprocessing, clear: Scan) -> None:
+def test_mr_is_refused(spec: HeadGrid, clear: Scan) -> None:
     assert "MR" in refusal(replace(clear.volume, modality="MR"), spec)
 
 
-def test_a_trunk_is_refused(spec: Preprocessing) -> None:
+def test_a_trunk_is_refused(spec: HeadGrid) -> None:
     """An abdomen in outline: a fat-rimmed soft-tissue ellipse with a spine and open rib arcs."""
     z, y, x = np.indices((60, 110, 140)).astype(np.float32)
     y, x = (y - 55) * 3, (x - 70) * 3
@@ -132,14 +133,14 @@ def test_a_trunk_is_refused(spec: Preprocessing) -> None:
     [(8, 12.0, "few"), (14, 9.0, "coarse"), (20, 2.0, "covered")],
 )
 def test_too_little_of_a_head_is_refused(
-    spec: Preprocessing, slices: int, spacing: float, word: str
+    spec: HeadGrid, slices: int, spacing: float, word: str
 ) -> None:
     phantom = HeadPhantom(5, haemorrhage=False)
     part = scan(phantom, (slices, 100, 100), (spacing, 2.3, 2.3))
     assert word in refusal(part.volume, spec)
 
 
-def test_air_and_water_are_refused(spec: Preprocessing) -> None:
+def test_air_and_water_are_refused(spec: HeadGrid) -> None:
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     for value in (-1000.0, 0.0):
         hu = np.full((60, 80, 80), value, dtype=np.float32)
@@ -147,7 +148,7 @@ def test_air_and_water_are_refused(spec: Preprocessing) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300, 306))
-def test_heads_in_any_pose_are_accepted(spec: Preprocessing, seed: int) -> None:
+def test_heads_in_any_pose_are_accepted(spec: HeadGrid, seed: int) -> None:
     rng = np.random.default_rng(seed)
     plane = ["axial", "coronal", "sagittal"][seed % 3]
     shape = (36, 100, 100) if plane == "axial" else (48, 100, 100)

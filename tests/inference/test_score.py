@@ -6,21 +6,11 @@ from scipy.special import softmax
 
 from inference.assessment import Presence
 from inference.manifest import Calibration, FindingSpec
-from inference.score import answer, log_odds, probability, yes_probability
+from inference.score import answer, log_odds, probability
 from tests.inference.manifests import HAEMORRHAGE
 
-LOGIT = st.floats(-200, 200, width=32)
 SPEC = HAEMORRHAGE.model_copy(update={"threshold": 0.5, "abstention": (0.4, 0.6)})
-DOUBLED = Calibration(slope=2.0, intercept=-1.0, cases=40, graphs="0" * 64)
-
-
-@given(yes=LOGIT, no=LOGIT, other=LOGIT)
-def test_probability_depends_on_yes_and_no_alone(yes: float, no: float, other: float) -> None:
-    logits = np.array([other, yes, no], dtype=np.float32)
-    chance = yes_probability(logits, 1, 2)
-    assert 0 <= chance <= 1
-    assert chance + yes_probability(logits, 2, 1) == pytest.approx(1)
-    assert (chance > 0.5) == (logits[1] > logits[2]) or abs(yes - no) < 1e-3
+DOUBLED = Calibration(slope=2.0, intercept=-1.0, cases=40, scored_by="0" * 64)
 
 
 @given(rows=st.lists(st.tuples(*[st.floats(-20, 20, width=32)] * 6), min_size=1, max_size=4))

@@ -1,0 +1,44 @@
+"""What a checkpoint does not say of itself, in TOML: its maker, its purpose, what to ask it."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inference.assessment import Text
+from inference.export.graphs import ExportError
+from inference.manifest import FindingSpec
+
+
+class Card(BaseModel):
+    """The part of a manifest that a person writes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=64)
+    version: str = Field(min_length=1, max_length=64)
+    manufacturer: str = Field(min_length=1, max_length=64)
+    licence: str = Field(min_length=1)
+    demonstration: bool
+    intended_use: Text
+    statement: Text
+    preprocessing: dict[str, Any] = Field(
+        default_factory=dict, description="in place of what the family does by itself"
+    )
+    findings: tuple[FindingSpec, ...] = Field(min_length=1)
+
+
+def load_card(path: Path) -> Card:
+    """Read a card; raises ExportError with every mistake in it."""
+    try:
+        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
+        )
+        raise ExportError(f"{path}: {mistakes}. See docs/models.md, Card.") from error

@@ -1,0 +1,77 @@
+"""A finding from an answer and its evidence: sides, sizes and slices are measured, never told."""
+
+from inference.assessment import (
+    Code,
+    Evidence,
+    Finding,
+    Mask,
+    Measurement,
+    Presence,
+    Segment,
+    Text,
+)
+from inference.families.reading import Found
+from inference.manifest import FindingSpec
+from inference.segmenter import long_axis_mm
+from inference.volume import Volume
+
+VOLUME = Code(value="118565006", scheme="SCT", meaning="Volume")
+LONG_AXIS = Code(value="103339001", scheme="SCT", meaning="Long axis")
+MILLILITRE = Code(value="mL", scheme="UCUM", meaning="milliliter")
+MILLIMETRE = Code(value="mm", scheme="UCUM", meaning="millimeter")
+
+
+def finding_of(
+    volume: Volume,
+    spec: FindingSpec,
+    found: Found | None,
+    *,
+    probability: float,
+    presence: Presence,
+    reason: Text | None,
+    number: int,
+) -> Finding:
+    """The finding; only one that is present keeps its evidence, as segment `number` if outlined."""
+    evidence, laterality = None, None
+    measurements: tuple[Measurement, ...] = ()
+    if presence is Presence.PRESENT and found is not None:
+        segment = number if found.mask is not None else None
+        evidence = Evidence(segment=segment, slices=found.slices, best_slice=found.best_slice)
+        laterality = found.laterality
+        if found.mask is not None:
+            measurements = _measurements(volume, found.mask, number)
+    return Finding(
+        name=spec.name,
+        label=spec.label,
+        code=spec.code,
+        presence=presence,
+        probability=probability,
+        threshold=spec.threshold,
+        site=spec.site,
+        laterality=laterality,
+        evidence=evidence,
+        measurements=measurements,
+        reason=reason,
+    )
+
+
+def segment_of(spec: FindingSpec, number: int) -> Segment:
+    """What the outline of a finding is called in the SEG."""
+    if spec.segment is None:
+        raise ValueError(f"finding {spec.name} has an outline, but the manifest names no segment")
+    return Segment(
+        number=number,
+        label=spec.label.en,
+        category=spec.segment.category,
+        type=spec.segment.type,
+        site=spec.site,
+    )
+
+
+def _measurements(volume: Volume, mask: Mask, number: int) -> tuple[Measurement, ...]:
+    volume_ml = round(int(mask.sum()) * volume.voxel_volume_ml, 2)
+    axis_mm = round(long_axis_mm(mask, volume.grid.affine), 1)
+    return (
+        Measurement(code=VOLUME, value=volume_ml, unit=MILLILITRE, segment=number),
+        Measurement(code=LONG_AXIS, value=axis_mm, unit=MILLIMETRE, segment=number),
+    )
