@@ -5,7 +5,7 @@ from uuid import UUID, uuid5
 
 from pydicom.uid import UID
 
-from inference.assessment import ModelIdentity, Segment
+from inference.assessment import Finding, ModelIdentity, Segment
 from sr_writer.provenance import Provenance
 
 NAMESPACE = UUID("0d9b5b0e-6c0b-5c57-9f0e-7d0f6a3c1e52")
@@ -14,7 +14,7 @@ SEPARATOR = "\x1f"
 
 
 class Tracking(NamedTuple):
-    """Tracking identifier and tracking UID (TID 4108), the same in the SR and in the SEG."""
+    """Tracking identifier and tracking UID (TID 4108), of a segment the same in SR and SEG."""
 
     identifier: str
     uid: UID
@@ -39,4 +39,10 @@ def tracking(segment: Segment, model: ModelIdentity, provenance: Provenance) -> 
     """Return the tracking of one segment's region of interest."""
     number = str(segment.number)
     uid = derive_uid("tracking", provenance.content, model.digest, number)
-    return Tracking(f"{segment.label} {number}"[:64], uid)
+    return Tracking(f"{segment.label} {number}", uid)
+
+
+def finding_tracking(finding: Finding, model: ModelIdentity, provenance: Provenance) -> Tracking:
+    """Return the tracking of a finding that has slices for evidence and no segment."""
+    uid = derive_uid("finding tracking", provenance.content, model.digest, finding.name)
+    return Tracking(finding.name, uid)

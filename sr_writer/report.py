@@ -1,6 +1,6 @@
 """The SR document (Comprehensive 3D SR, PS3.3 A.35.13) of an assessment, and its plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from highdicom.sr import Comprehensive3DSR
 from pydicom import Dataset
@@ -18,10 +18,11 @@ from sr_writer.header import (
 from sr_writer.identifiers import object_uid
 from sr_writer.measurement_report import measurement_report
 from sr_writer.provenance import Provenance
-from sr_writer.wording import finding_line, intended_use, statements
+from sr_writer.wording import finding_line, intended_use, narrative, statements
 
 SERIES_DESCRIPTION = "Overread AI second opinion (unverified)"
 SERIES_OFFSET = 1
+LIMITATIONS = Text(en="Limitations:", zh="局限：")
 
 NOT_ASSESSED = "No assessment was made"
 NOT_ALL_DETERMINED = "A finding is undetermined"
@@ -54,7 +55,7 @@ def write_report(
     ------
     ValueError
         Where there is no source, a source does not say which object it is, or a finding that is
-        present has no segmentation to point at.
+        present and outlined has no segmentation to point at.
     """
     if not sources:
         raise ValueError("a report needs the instances that it reports on")
@@ -105,21 +106,31 @@ def write_report(
 
 def report_text(record: AssessmentRecord) -> Text:
     """Return the report as plain text, one language each; nothing of it identifies a patient."""
-    english: list[str] = []
-    chinese: list[str] = []
-    for said in (*statements(record), *map(finding_line, record.findings)):
-        english.append(said.en)
-        chinese.append(said.zh)
-    if record.narrative is not None:
-        english += ["", record.narrative.en]
-        chinese += ["", record.narrative.zh]
-    if record.limitations:
-        english += ["", "Limitations:", *(f"- {text.en}" for text in record.limitations)]
-        chinese += ["", "局限：", *(f"- {text.zh}" for text in record.limitations)]
-    model, use = record.model, intended_use(record.model)
-    english += ["", f"Model: {model.name} {model.version}, {model.manufacturer}.", use.en]
-    chinese += ["", f"模型：{model.name} {model.version}，{model.manufacturer}。", use.zh]
-    return Text(en="\n".join(english), zh="\n".join(chinese))
+    model, written = record.model, narrative(record)
+    about = Text(
+        en=f"Model: {model.name} {model.version}, {model.manufacturer}.",
+        zh=f"模型：{model.name} {model.version}，{model.manufacturer}。",
+    )
+    limitations = (
+        Text(en=each.en and f"- {each.en}", zh=each.zh and f"- {each.zh}")
+        for each in record.limitations
+    )
+    paragraphs = [
+        [*statements(record), *map(finding_line, record.findings)],
+        [] if written is None else [written],
+        [LIMITATIONS, *limitations] if record.limitations else [],
+        [about, intended_use(model)],
+    ]
+    return Text(
+        en=_joined([said.en for said in paragraph] for paragraph in paragraphs),
+        zh=_joined([said.zh for said in paragraph] for paragraph in paragraphs),
+    )
+
+
+def _joined(paragraphs: Iterable[Iterable[str]]) -> str:
+    """Return the paragraphs with a line between them, without what is not said in a language."""
+    lines = ("\n".join(line for line in paragraph if line) for paragraph in paragraphs)
+    return "\n\n".join(paragraph for paragraph in lines if paragraph)
 
 
 def _uid(source: Dataset) -> str:
@@ -133,6 +144,6 @@ def _shortfall(record: AssessmentRecord) -> str | None:
         return NOT_ASSESSED
     if any(finding.presence is Presence.UNDETERMINED for finding in record.findings):
         return NOT_ALL_DETERMINED
-    if record.narrative is None:
+    if narrative(record) is None:
         return NO_NARRATIVE
     return None

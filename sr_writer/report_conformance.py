@@ -1,4 +1,4 @@
-"""What the gate asks of an SR: true flags, references that resolve, regions in the SEG, units."""
+"""What the gate asks of an SR: true flags, references that resolve, words, units."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,26 +7,15 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
 
-from sr_writer.coding import FINDING_CATEGORY
 from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
-from sr_writer.segmentation_conformance import (
-    POSITION_TOLERANCE_MM,
-    check_reference,
-    segment_volume_ml,
-    segments_by_number,
-    sources_by_segment,
-)
-from sr_writer.wording import UNVERIFIED
+from sr_writer.group_conformance import CERTAINTY, ML_PER_UNIT, VOLUME, check_groups
+from sr_writer.segmentation_conformance import POSITION_TOLERANCE_MM, check_reference
+from sr_writer.wording import MODEL_TEXT, UNVERIFIED
 
-VOLUME_FACTOR = 2.0
-"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
-ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
 LENGTH_UNITS = frozenset({"mm", "cm"})
 LENGTHS = frozenset(
     getattr(codes.cid7470, name).value for name in codes.cid7470.dir()
 )  # CID 7470 Linear Measurements
-VOLUME = codes.SCT.Volume.value
-CERTAINTY = codes.DCM.CertaintyOfFinding.value
 
 # (parent's value types, relationship) that PS3.3 A.35.13.3.1.2 allows and that we write
 PARENTS = {
@@ -36,12 +25,13 @@ PARENTS = {
     "HAS CONCEPT MOD": {"CONTAINER", "TEXT", "CODE", "NUM"},
     "HAS PROPERTIES": {"TEXT", "CODE", "NUM"},
 }
-RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 4108)
+RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 1501, TID 4108)
     codes.DCM.TrackingIdentifier.value: "HAS OBS CONTEXT",
     codes.DCM.TrackingUniqueIdentifier.value: "HAS OBS CONTEXT",
     codes.DCM.Finding.value: "CONTAINS",
     codes.SCT.FindingSite.value: "HAS CONCEPT MOD",
     codes.DCM.ReferencedSegment.value: "CONTAINS",
+    codes.DCM.SourceOfMeasurement.value: "CONTAINS",
     VOLUME: "CONTAINS",
 }
 
@@ -62,10 +52,7 @@ def check_report(
         for each in siblings
         if each.get("SOPClassUID") == SegmentationStorage
     }
-    groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
-    for group in groups:
-        yield from _check_group(group, segmentations)
-    yield from _check_tracking(groups)
+    yield from check_groups(made, headers, segmentations)
 
 
 def _check_document(made: Dataset) -> Iterator[str]:
@@ -81,6 +68,11 @@ def _check_document(made: Dataset) -> Iterator[str]:
     said = {item.TextValue for item in walk(made) if "TextValue" in item}
     if not {UNVERIFIED.en, UNVERIFIED.zh} <= said:
         yield "TextValue nowhere says that this is an unverified AI opinion; write it"
+    for item in walk(made):
+        if is_named(item, codes.DCM.Summary) and not str(item.get("TextValue")).startswith(
+            (MODEL_TEXT.en.rstrip(), MODEL_TEXT.zh)
+        ):
+            yield "Summary does not say that the model wrote it; put that before its words"
 
 
 def _check_completion(made: Dataset) -> Iterator[str]:
@@ -199,82 +191,3 @@ def _check_image_library(made: Dataset, known: Mapping[str, Dataset]) -> Iterato
                 position, expected, atol=POSITION_TOLERANCE_MM
             ):
                 yield "Image Position (Patient) in the image library is not the source's; copy it"
-
-
-def _check_group(group: Dataset, segmentations: Mapping[str, Dataset]) -> Iterator[str]:
-    items = group.get("ContentSequence", [])
-    for code in (
-        codes.DCM.TrackingIdentifier,
-        codes.DCM.TrackingUniqueIdentifier,
-        codes.DCM.Finding,
-        codes.DCM.AlgorithmName,
-        codes.DCM.AlgorithmVersion,
-        codes.DCM.ReferencedSegment,
-    ):
-        if sum(is_named(item, code) for item in items) != 1:
-            yield f"measurement group has not exactly one {code.meaning}; write it"
-            return
-    findings = [value_of(item) for item in items if is_named(item, codes.DCM.Finding)]
-    answers = [
-        value_of(item)
-        for item in items
-        if item.get("ValueType") == "CODE" and name_of(item) in findings
-    ]
-    if answers != [codes.SCT.Present.value]:
-        yield "measurement group does not say that its finding is present; only such have a region"
-    region = next(item for item in items if is_named(item, codes.DCM.ReferencedSegment))
-    reference = region.ReferencedSOPSequence[0]
-    segmentation = segmentations.get(str(reference.get("ReferencedSOPInstanceUID")))
-    number = reference.get("ReferencedSegmentNumber")
-    if segmentation is None or number not in segments_by_number(segmentation):
-        yield "Referenced Segment is in no SEG that is sent along; correct the reference"
-        return
-    yield from _check_region(items, segmentation, int(number))
-
-
-def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) -> Iterator[str]:
-    segment = segments_by_number(segmentation)[number]
-    for code, keyword in (
-        (codes.DCM.TrackingIdentifier, "TrackingID"),
-        (codes.DCM.TrackingUniqueIdentifier, "TrackingUID"),
-    ):
-        item = next(item for item in items if is_named(item, code))
-        if (item.get("UID") or item.get("TextValue")) != segment.get(keyword):
-            yield f"{code.meaning} is not the segment's {keyword}; use one for both"
-    categories = [value_of(item) for item in items if name_of(item) == FINDING_CATEGORY]
-    described = segment.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()]
-    if categories != [described[0].get("CodeValue")]:
-        yield "Finding category is not the segment's property category; take it from the segment"
-    slices = {
-        str(item.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID"))
-        for item in items
-        if is_named(item, codes.DCM.SourceImageForSegmentation)
-    }
-    if slices != sources_by_segment(segmentation).get(number, set()):
-        yield "Source Image for Segmentation names other slices than the segment's frames; match"
-    for item in items:
-        if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
-            unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
-            stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
-            counted = segment_volume_ml(segmentation, number)
-            if not counted / VOLUME_FACTOR <= stated <= counted * VOLUME_FACTOR:
-                yield "Volume is far from that of the segment's voxels; check value and unit"
-
-
-def _check_tracking(groups: Sequence[Dataset]) -> Iterator[str]:
-    regions: dict[str, tuple[str, int]] = {}
-    for group in groups:
-        items = group.get("ContentSequence", [])
-        uids = [
-            item.get("UID") for item in items if is_named(item, codes.DCM.TrackingUniqueIdentifier)
-        ]
-        segments = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
-        if not uids or not segments:
-            continue
-        reference = segments[0].ReferencedSOPSequence[0]
-        region = (
-            str(reference.get("ReferencedSOPInstanceUID")),
-            int(reference.get("ReferencedSegmentNumber", 0)),
-        )
-        if regions.setdefault(str(uids[0]), region) != region:
-            yield "Tracking Unique Identifier is the same for two regions; derive one for each"

@@ -2,6 +2,7 @@
 
 from inference.assessment import (
     AssessmentRecord,
+    Evidence,
     Finding,
     Laterality,
     ModelIdentity,
@@ -17,6 +18,8 @@ UNVERIFIED = Text(
 DEMONSTRATION = Text(en="Demonstration model, not for clinical use.", zh="演示模型，不得用于临床。")
 NOT_ASSESSED = Text(en="No assessment was made of this series.", zh="未对本序列进行评估。")
 NARRATIVE_WITHHELD = Text(en="The model gave no narrative text.", zh="模型未给出文字描述。")
+MODEL_TEXT = Text(en="Text written by the model, not verified: ", zh="模型生成文本，未经核实：")
+"""Opens whatever words are the model's own: they are no finding."""
 
 _PRESENCE = {
     Presence.PRESENT: Text(en="present", zh="存在"),
@@ -42,9 +45,21 @@ def statements(record: AssessmentRecord) -> tuple[Text, ...]:
         said.append(DEMONSTRATION)
     if not record.completed:
         said.append(NOT_ASSESSED)
-    elif record.narrative is None:
+    elif narrative(record) is None:
         said.append(NARRATIVE_WITHHELD)
     return tuple(said)
+
+
+def narrative(record: AssessmentRecord) -> Text | None:
+    """Return the model's own words, called that, a language it did not write in empty."""
+    if record.narrative is None:
+        return None
+    english, chinese = record.narrative.en.strip(), record.narrative.zh.strip()
+    if not english and not chinese:
+        return None
+    return Text(
+        en=MODEL_TEXT.en + english if english else "", zh=MODEL_TEXT.zh + chinese if chinese else ""
+    )
 
 
 def percentage(share: float) -> str:
@@ -67,16 +82,37 @@ def probability(finding: Finding) -> Text | None:
 
 def intended_use(model: ModelIdentity) -> Text:
     """Return the sentence that says what the model was made for."""
-    return Text(
-        en=f"Intended use: {model.intended_use.en}", zh=f"预期用途：{model.intended_use.zh}"
-    )
+    use = model.intended_use
+    return Text(en=use.en and f"Intended use: {use.en}", zh=use.zh and f"预期用途：{use.zh}")
+
+
+def seen_on(evidence: Evidence) -> Text:
+    """Return the slices that show a finding, counted from 1, and that no outline does."""
+    slices = sorted({*evidence.slices, evidence.best_slice})
+    runs: list[list[int]] = []
+    for number in (index + 1 for index in slices):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    english = ", ".join(f"{run[0]} to {run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
+    chinese = "、".join(f"{run[0]}至{run[-1]}" if run[1:] else f"{run[0]}" for run in runs)
+    english = f"slices {english}" if slices[1:] else f"slice {english}"
+    chinese = f"第{chinese}层"
+    if slices[1:]:
+        english += f" (best on {evidence.best_slice + 1})"
+        chinese += f"（第{evidence.best_slice + 1}层最清楚）"
+    if evidence.segment is None:
+        english += ", without outline"
+        chinese += "，无轮廓"
+    return Text(en=english, zh=chinese)
 
 
 def finding_line(finding: Finding) -> Text:
     """Return one finding and all that is known of it, in one line."""
     presence = _PRESENCE[finding.presence]
-    english = f"{finding.label.en}: {presence.en}"
-    chinese = f"{finding.label.zh}：{presence.zh}"
+    english = f"{finding.label.en or finding.label.zh}: {presence.en}"
+    chinese = f"{finding.label.zh or finding.label.en}：{presence.zh}"
     if finding.probability is not None:
         english += f" (probability {percentage(finding.probability)})"
         chinese += f"（概率 {percentage(finding.probability)}）"
@@ -88,7 +124,11 @@ def finding_line(finding: Finding) -> Text:
         english += f", {measurement.code.meaning.lower()} {amount}"
         quantity = _QUANTITY.get(measurement.code.value, measurement.code.meaning)
         chinese += f"，{quantity} {amount}"
+    if finding.evidence is not None and finding.evidence.segment is None:
+        seen = seen_on(finding.evidence)
+        english += f", seen on {seen.en}"
+        chinese += f"，见于{seen.zh}"
     if finding.reason is not None:
-        english += f". {finding.reason.en}"
-        chinese += f"。{finding.reason.zh}"
+        english += finding.reason.en and f". {finding.reason.en}"
+        chinese += finding.reason.zh and f"。{finding.reason.zh}"
     return Text(en=english, zh=chinese)

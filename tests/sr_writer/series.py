@@ -28,6 +28,7 @@ from sr_writer.provenance import Provenance
 
 HAEMORRHAGE = Code(value="50960005", scheme="SCT", meaning="Hemorrhage")
 MIDLINE_SHIFT = Code(value="RID39486", scheme="RADLEX", meaning="Midline shift")
+SKULL_FRACTURE = Code(value="71642004", scheme="SCT", meaning="Fracture of skull")
 HYDROCEPHALUS = Code(value="230745008", scheme="SCT", meaning="Hydrocephalus")
 ABNORMAL = Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure")
 BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
@@ -241,6 +242,26 @@ def without_region(volume, presence, *, probability=0.031, reason=None) -> Asses
     return Assessment(record)
 
 
+def on_slices(volume, *best) -> Assessment:
+    """Findings of a model that looks at slices and outlines nothing."""
+    made = [
+        present_finding(np.ones((1, 1, 1), bool)).model_copy(
+            update={
+                "name": f"midline-shift-{index}",
+                "label": Text(en="Midline shift", zh="中线移位"),
+                "code": MIDLINE_SHIFT,
+                "evidence": Evidence(segment=None, slices=(4, 9, 10), best_slice=index),
+                "measurements": (),
+            }
+        )
+        for index in best or (9,)
+    ]
+    record = present(volume).record.model_copy(
+        update={"findings": tuple(made), "segments": (), "key_slices": (4, *best)}
+    )
+    return Assessment(record)
+
+
 def absent(volume) -> Assessment:
     return without_region(volume, Presence.ABSENT)
 
@@ -254,10 +275,11 @@ def mixed(volume) -> Assessment:
     """A finding of each kind in one assessment."""
     shown = present(volume)
     findings = (
+        *on_slices(volume).record.findings,
         *shown.record.findings,
         *(
             each(volume).record.findings[0].model_copy(update={"code": code, "name": code.meaning})
-            for each, code in ((absent, MIDLINE_SHIFT), (undetermined, HYDROCEPHALUS))
+            for each, code in ((absent, SKULL_FRACTURE), (undetermined, HYDROCEPHALUS))
         ),
     )
     return Assessment(shown.record.model_copy(update={"findings": findings}), shown.masks)

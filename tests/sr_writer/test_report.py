@@ -11,15 +11,17 @@ from pydicom.tag import Tag
 from pydicom.uid import Comprehensive3DSRStorage
 from pydicom.valuerep import PersonName
 
-from inference.assessment import Assessment, Text, not_assessed
+from inference.assessment import Assessment, Evidence, Text, not_assessed
 from sr_writer.conformance import check_objects
 from sr_writer.content_items import is_named, number_of, value_of, walk
 from sr_writer.identifiers import device_uid
 from sr_writer.report import report_text, write_report
 from sr_writer.segmentation import write_segmentation
+from sr_writer.wording import MODEL_TEXT, NARRATIVE_WITHHELD
 from tests.sr_writer.series import (
     BRAIN,
     HAEMORRHAGE,
+    MIDLINE_SHIFT,
     MODEL,
     NARRATIVE,
     PROVENANCE,
@@ -28,6 +30,8 @@ from tests.sr_writer.series import (
     as_spooled,
     bytes_of,
     make_volume,
+    mixed,
+    on_slices,
     present,
     spooled,
     two_segments,
@@ -77,6 +81,85 @@ def test_a_present_finding_is_a_group_on_its_segment():
     assert [number_of(item) for item in items(group, codes.SCT.Volume)] == [11.49]
 
 
+def changed(assessment, **update):
+    """The assessment with another record."""
+    return Assessment(assessment.record.model_copy(update=update), assessment.masks)
+
+
+def shown(group):
+    """The slices that a group on slices refers to, in document order."""
+    return [
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in items(group, codes.DCM.SourceOfMeasurement)
+    ]
+
+
+def test_a_present_finding_without_outline_is_a_group_on_its_slices_the_best_one_first():
+    volume = make_volume()
+    report, segmentation = written(on_slices(volume), volume)
+    assert segmentation is None
+    (group,) = items(report, codes.DCM.MeasurementGroup)
+    assert group.ContentTemplateSequence[0].TemplateIdentifier == "1501"
+    assert shown(group) == [volume.sources[index].SOPInstanceUID for index in (9, 4, 10)]
+    (finding,) = items(group, codes.DCM.Finding)
+    assert value_of(finding) == MIDLINE_SHIFT.value
+    (site,) = items(group, codes.SCT.FindingSite)
+    assert value_of(site) == BRAIN.value
+    assert value_of(site.ContentSequence[0]) == codes.SCT.Left.value
+    assert codes.SCT.Present.value in [value_of(item) for item in group.ContentSequence]
+    assert [item.TextValue for item in items(group, codes.DCM.AlgorithmName)] == [MODEL.name]
+    assert [number_of(item) for item in walk(group) if item.ValueType == "NUM"] == [97.3]
+    assert report.CompletionFlag == "COMPLETE"
+
+
+def test_a_best_slice_is_evidence_enough():
+    volume = make_volume()
+    assessment = on_slices(volume)
+    (finding,) = assessment.record.findings
+    alone = finding.model_copy(update={"evidence": Evidence(segment=None, slices=(), best_slice=7)})
+    report, _ = written(changed(assessment, findings=(alone,)), volume)
+    assert shown(report) == [volume.sources[7].SOPInstanceUID]
+    (library,) = items(report, codes.DCM.ImageLibraryGroup)
+    assert volume.sources[7].SOPInstanceUID in {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in library.ContentSequence
+        if item.ValueType == "IMAGE"
+    }
+
+
+def test_outlined_and_other_findings_stand_in_one_report():
+    volume = make_volume()
+    report, segmentation = written(mixed(volume), volume)
+    on, outlined = items(report, codes.DCM.MeasurementGroup)
+    assert [each.ContentTemplateSequence[0].TemplateIdentifier for each in (on, outlined)] == [
+        "1501",
+        "1411",
+    ]
+    assert [item.SegmentNumber for item in segmentation.SegmentSequence] == [1]
+    assert not items(on, codes.DCM.ReferencedSegment)
+    assert items(outlined, codes.DCM.ReferencedSegment)
+
+
+def test_findings_on_the_same_slices_have_each_their_own_tracking():
+    volume = make_volume()
+    report, _ = written(on_slices(volume, 9, 10), volume)
+    again, _ = written(on_slices(volume, 10, 9), volume)
+    uids = [item.UID for item in items(report, codes.DCM.TrackingUniqueIdentifier)]
+    assert len(set(uids)) == 2
+    assert uids == [item.UID for item in items(again, codes.DCM.TrackingUniqueIdentifier)][::-1]
+
+
+def test_a_measurement_needs_a_segment():
+    volume = make_volume()
+    assessment = on_slices(volume)
+    (finding,) = assessment.record.findings
+    measured = finding.model_copy(
+        update={"measurements": present(volume).record.findings[0].measurements}
+    )
+    with pytest.raises(ValueError, match="no segment of it was made"):
+        written(changed(assessment, findings=(measured,)), volume)
+
+
 def test_two_findings_are_two_groups_with_their_own_tracking():
     volume = make_volume()
     report, segmentation = written(two_segments(volume, overlap=True), volume)
@@ -109,13 +192,78 @@ def test_it_speaks_both_languages_and_says_that_it_is_a_demonstration():
     volume = make_volume()
     report, _ = written(present(volume), volume)
     said = texts(report)
-    assert {NARRATIVE.en, NARRATIVE.zh} <= set(said)
+    assert {MODEL_TEXT.en + NARRATIVE.en, MODEL_TEXT.zh + NARRATIVE.zh} <= set(said)
     assert any("Unverified second opinion" in text for text in said)
     assert any("未经核实" in text for text in said)
     assert "Demonstration model, not for clinical use." in said
     for item in items(report, codes.DCM.Summary):
         marked = [value_of(child) for child in item.get("ContentSequence", [])]
         assert marked == ([] if item.TextValue.isascii() else ["zh"])
+
+
+@pytest.mark.parametrize(
+    ("narrative", "said"),
+    [
+        (Text(en="A bleed.", zh=""), [MODEL_TEXT.en + "A bleed."]),
+        (Text(en=" \n", zh="出血。"), [MODEL_TEXT.zh + "出血。"]),
+    ],
+)
+def test_a_language_that_the_model_did_not_write_in_is_left_out(narrative, said):
+    volume = make_volume()
+    assessment = changed(present(volume), narrative=narrative)
+    report, segmentation = written(assessment, volume)
+    assert [item.TextValue for item in items(report, codes.DCM.Summary)] == said
+    assert report.CompletionFlag == "COMPLETE"
+    plain = report_text(assessment.record)
+    assert said[0] in (plain.en, plain.zh)[said[0].startswith(MODEL_TEXT.zh)]
+    assert (MODEL_TEXT.en in plain.en, MODEL_TEXT.zh in plain.zh).count(True) == 1
+    assert check_objects([report, as_received(segmentation)], volume.sources, model=MODEL) == []
+
+
+def test_a_narrative_in_no_language_is_none():
+    volume = make_volume()
+    report, _ = written(changed(present(volume), narrative=Text(en="", zh=" ")), volume)
+    assert not items(report, codes.DCM.Summary)
+    assert report.CompletionFlag == "PARTIAL"
+    assert {NARRATIVE_WITHHELD.en, NARRATIVE_WITHHELD.zh} <= set(texts(report))
+
+
+def test_many_and_long_limitations_arrive_whole():
+    volume = make_volume()
+    limitations = tuple(
+        Text(
+            en=f"{number}: " + "the graph runs on the CPU, not on the GPU it was made for; " * 40,
+            zh=f"{number}：" + "该计算图在CPU上运行；" * 40 if number % 2 else "",
+        )
+        for number in range(50)
+    )
+    assessment = changed(
+        present(volume),
+        limitations=limitations,
+        provider="CPUExecutionProvider, CUDAExecutionProvider",
+    )
+    report, segmentation = written(assessment, volume)
+    expected = {each.en.strip() for each in limitations} | {
+        each.zh for each in limitations if each.zh
+    }
+    assert expected <= set(texts(report))
+    plain = report_text(assessment.record)
+    assert [line for line in plain.en.splitlines() if line.startswith("- ")] == [
+        f"- {each.en}" for each in limitations
+    ]
+    assert len([line for line in plain.zh.splitlines() if line.startswith("- ")]) == 25
+    assert check_objects([report, as_received(segmentation)], volume.sources, model=MODEL) == []
+
+
+def test_a_long_segment_label_leaves_its_number_in_the_tracking_identifier():
+    volume = make_volume()
+    assessment = present(volume)
+    (segment,) = assessment.record.segments
+    long = segment.model_copy(update={"label": "Hemorrhage " * 10})
+    report, segmentation = written(changed(assessment, segments=(long,)), volume)
+    (tracking,) = items(report, codes.DCM.TrackingIdentifier)
+    assert tracking.TextValue == segmentation.SegmentSequence[0].TrackingID
+    assert tracking.TextValue == long.label + " 1"
 
 
 def test_a_model_that_is_no_demonstration_is_not_called_one():
@@ -370,6 +518,30 @@ def test_the_plain_text_names_no_patient():
     for text in (said.en, said.zh):
         assert "P-0042" not in text
         assert "Zhang" not in text
+
+
+def test_the_plain_text_names_the_slices_of_a_finding_without_outline():
+    volume = make_volume()
+    said = report_text(on_slices(volume).record)
+    assert (
+        "Midline shift: present (probability 97.3%), left, "
+        "seen on slices 5, 10 to 11 (best on 10), without outline\n"
+    ) in said.en
+    assert (
+        "中线移位：存在（概率 97.3%），左侧，见于第5、10至11层（第10层最清楚），无轮廓\n" in said.zh
+    )
+    assert "outline" not in report_text(present(volume).record).en
+
+
+def test_a_finding_is_named_in_the_language_that_it_has_a_name_in():
+    volume = make_volume()
+    (finding,) = absent(volume).record.findings
+    named = finding.model_copy(
+        update={"label": Text(en="Bleed", zh=""), "reason": Text(en="", zh="")}
+    )
+    said = report_text(changed(absent(volume), findings=(named,)).record)
+    assert "Bleed: absent (probability 3.1%)\n" in said.en
+    assert "Bleed：未见（概率 3.1%）\n" in said.zh
 
 
 def test_a_report_without_sources_is_refused():

@@ -15,6 +15,7 @@ from tests.sr_writer.series import (
     absent,
     make_volume,
     mixed,
+    on_slices,
     present,
     spooled,
     two_segments,
@@ -41,9 +42,9 @@ def overlapping(volume):
     return two_segments(volume, overlap=True)
 
 
-CASES = [present, absent, undetermined, mixed, overlapping, nothing]
-PIXELMED_CASES = [mixed, absent, undetermined, nothing]
-"""One Java start a document: a present finding is in the mixed one."""
+CASES = [present, on_slices, absent, undetermined, mixed, overlapping, nothing]
+PIXELMED_CASES = [mixed, on_slices, absent, nothing]
+"""One Java start a document, so one document for each shape of the tree."""
 
 DCIODVFY_ALLOWED = (
     # Device UID is Type 3 in Contributing Equipment (SOP Common, PS3.3 C.12.1), where IHE AI

@@ -1,0 +1,163 @@
+"""What the gate asks of measurement groups: a finding that is present, on evidence that is there.
+
+The evidence of a Volumetric ROI group (TID 1411) is a segment of the SEG that is sent along; that
+of a group without region (TID 1501) are slices of the source series.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+
+from sr_writer.coding import FINDING_CATEGORY
+from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
+from sr_writer.segmentation_conformance import (
+    segment_volume_ml,
+    segments_by_number,
+    sources_by_segment,
+)
+
+VOLUME_FACTOR = 2.0
+"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
+ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
+VOLUME = codes.SCT.Volume.value
+CERTAINTY = codes.DCM.CertaintyOfFinding.value
+
+ON_SEGMENT, ON_SLICES = "1411", "1501"
+Place = tuple[str, int]
+"""What a tracking UID follows: a SEG's SOP Instance UID and a segment number in it, or a group."""
+
+
+def check_groups(
+    made: Dataset, headers: Sequence[Dataset], segmentations: Mapping[str, Dataset]
+) -> Iterator[str]:
+    """Yield what is wrong with the measurement groups of an SR about the slices `headers`.
+
+    `segmentations` are those that are sent along, by SOP Instance UID.
+    """
+    groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
+    slices = {str(header.SOPInstanceUID) for header in headers}
+    for group in groups:
+        yield from _check_group(group, slices, segmentations)
+    yield from _check_tracking(groups, segmentations)
+
+
+def _check_group(
+    group: Dataset, slices: set[str], segmentations: Mapping[str, Dataset]
+) -> Iterator[str]:
+    items = group.get("ContentSequence", [])
+    for code in (
+        codes.DCM.TrackingIdentifier,
+        codes.DCM.TrackingUniqueIdentifier,
+        codes.DCM.Finding,
+        codes.DCM.AlgorithmName,
+        codes.DCM.AlgorithmVersion,
+    ):
+        if sum(is_named(item, code) for item in items) != 1:
+            yield f"measurement group has not exactly one {code.meaning}; write it"
+            return
+    findings = [value_of(item) for item in items if is_named(item, codes.DCM.Finding)]
+    answers = [
+        value_of(item)
+        for item in items
+        if item.get("ValueType") == "CODE" and name_of(item) in findings
+    ]
+    if answers != [codes.SCT.Present.value]:
+        yield "measurement group does not say that its finding is present; only such have a group"
+    template = _template(group)
+    if template == ON_SEGMENT:
+        yield from _check_segment(items, segmentations)
+    elif template == ON_SLICES:
+        yield from _check_slices(items, slices)
+    else:
+        yield f"measurement group is of template {template}; write TID 1411 or TID 1501"
+
+
+def _check_segment(items: Sequence[Dataset], segmentations: Mapping[str, Dataset]) -> Iterator[str]:
+    regions = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
+    if len(regions) != 1:
+        yield "measurement group of TID 1411 has not exactly one Referenced Segment; write it"
+        return
+    uid, number = _place(regions[0])
+    segmentation = segmentations.get(uid)
+    if segmentation is None or number not in segments_by_number(segmentation):
+        yield "Referenced Segment is in no SEG that is sent along; correct the reference"
+        return
+    yield from _check_region(items, segmentation, number)
+
+
+def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) -> Iterator[str]:
+    segment = segments_by_number(segmentation)[number]
+    for code, keyword in (
+        (codes.DCM.TrackingIdentifier, "TrackingID"),
+        (codes.DCM.TrackingUniqueIdentifier, "TrackingUID"),
+    ):
+        item = next(item for item in items if is_named(item, code))
+        if (item.get("UID") or item.get("TextValue")) != segment.get(keyword):
+            yield f"{code.meaning} is not the segment's {keyword}; use one for both"
+    categories = [value_of(item) for item in items if name_of(item) == FINDING_CATEGORY]
+    described = segment.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()]
+    if categories != [described[0].get("CodeValue")]:
+        yield "Finding category is not the segment's property category; take it from the segment"
+    slices = {
+        str(item.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID"))
+        for item in items
+        if is_named(item, codes.DCM.SourceImageForSegmentation)
+    }
+    if slices != sources_by_segment(segmentation).get(number, set()):
+        yield "Source Image for Segmentation names other slices than the segment's frames; match"
+    for item in items:
+        if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
+            unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
+            stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
+            counted = segment_volume_ml(segmentation, number)
+            if not counted / VOLUME_FACTOR <= stated <= counted * VOLUME_FACTOR:
+                yield "Volume is far from that of the segment's voxels; check value and unit"
+
+
+def _check_slices(items: Sequence[Dataset], slices: set[str]) -> Iterator[str]:
+    images = [item for item in items if item.get("ValueType") == "IMAGE"]
+    shown = [str(image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for image in images]
+    if not images:
+        yield "measurement group of TID 1501 refers to no slice; name what shows its finding"
+    if not all(is_named(image, codes.DCM.SourceOfMeasurement) for image in images):
+        yield "measurement group of TID 1501 may refer to Source of Measurement only; correct it"
+    if not set(shown) <= slices:
+        yield "Source of Measurement is no slice of the source series; correct the reference"
+    if len(set(shown)) < len(shown):
+        yield "Source of Measurement names a slice twice; name each once"
+    if any(item.get("ValueType") == "NUM" and name_of(item) != CERTAINTY for item in items):
+        yield "measurement group of TID 1501 measures what nothing outlines; leave the number out"
+
+
+def _check_tracking(
+    groups: Sequence[Dataset], segmentations: Mapping[str, Dataset]
+) -> Iterator[str]:
+    """Yield where a tracking UID follows two things; findings on one segment share its UID."""
+    places: dict[str, Place] = {
+        str(segment.get("TrackingUID")): (uid, number)
+        for uid, segmentation in segmentations.items()
+        for number, segment in segments_by_number(segmentation).items()
+    }
+    for index, group in enumerate(groups):
+        items = group.get("ContentSequence", [])
+        segments = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
+        place = _place(segments[0]) if segments else ("group", index)
+        for item in items:
+            if is_named(item, codes.DCM.TrackingUniqueIdentifier) and (
+                places.setdefault(str(item.get("UID")), place) != place
+            ):
+                yield "Tracking Unique Identifier is the same for two regions; derive one for each"
+
+
+def _place(region: Dataset) -> Place:
+    reference = region.ReferencedSOPSequence[0]
+    return (
+        str(reference.get("ReferencedSOPInstanceUID")),
+        int(reference.get("ReferencedSegmentNumber", 0)),
+    )
+
+
+def _template(group: Dataset) -> str:
+    templates = group.get("ContentTemplateSequence") or [Dataset()]
+    return str(templates[0].get("TemplateIdentifier"))
