@@ -1,4 +1,6 @@
-"""Pictures of the key slices with the segments drawn on them, for people without a DICOM viewer.
+"""Pictures of the key slices with what was found on them, for people without a DICOM viewer.
+
+Segments are drawn; a finding that slices alone show is named on these, since nothing outlines it.
 
 A picture carries on itself what it must not be separated from: patient sides, slice position, that
 an AI drew it and nobody verified it. It carries nothing that identifies the patient.
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from inference.assessment import Assessment, Mask
+from inference.assessment import Assessment, AssessmentRecord, Evidence, Finding, Mask, Presence
 from inference.volume import Volume
 
 LONGER_SIDE = 768
@@ -20,6 +22,7 @@ FOOTER_HEIGHT = 36
 """Rows below the picture for the warning, so that it hides nothing."""
 UNVERIFIED = "AI, unverified"
 DEMONSTRATION = "DEMONSTRATION, not for clinical use"
+NO_OUTLINE = " (no outline)"
 
 FILL_OPACITY = 0.15
 CONTOUR_PIXELS = 2
@@ -54,10 +57,27 @@ Picture = npt.NDArray[np.uint8]
 
 
 def draw_key_slices(assessment: Assessment, volume: Volume) -> list[tuple[int, bytes]]:
-    """Return (slice index, PNG) of every key slice, in the assessment's order."""
+    """Return (slice index, PNG) of every key slice, in the assessment's order.
+
+    The best slice of a finding that nothing outlines is one, whether the assessment says so or not.
+    """
     window = _window(volume)
+    record = assessment.record
+    best = (evidence.best_slice for _, evidence in _on_slices(record))
     return [
-        (index, _draw(assessment, volume, index, window)) for index in assessment.record.key_slices
+        (index, _draw(assessment, volume, index, window))
+        for index in dict.fromkeys((*record.key_slices, *best))
+    ]
+
+
+def _on_slices(record: AssessmentRecord) -> list[tuple[Finding, Evidence]]:
+    """Return the findings that are present and have slices for evidence, but no segment."""
+    return [
+        (finding, finding.evidence)
+        for finding in record.findings
+        if finding.presence is Presence.PRESENT
+        and finding.evidence is not None
+        and finding.evidence.segment is None
     ]
 
 
@@ -74,6 +94,11 @@ def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[floa
         if mask.any():
             picture = _overlay(picture, mask, colour)
             legend.append((segment.label, colour))
+    legend += [
+        (finding.code.meaning + NO_OUTLINE, WHITE)
+        for finding, evidence in _on_slices(assessment.record)
+        if index in (*evidence.slices, evidence.best_slice)
+    ]
     image = Image.new("RGB", (width, height + FOOTER_HEIGHT))
     image.paste(Image.fromarray(picture))
     _annotate(image, assessment, volume, index, legend)

@@ -4,10 +4,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
+from inference.assessment import Assessment
 from sr_writer.key_images import FOOTER_HEIGHT, _letters, _position, draw_key_slices
-from tests.sr_writer.series import AXIAL, OBLIQUE, SAGITTAL, absent, make_volume, present
+from tests.sr_writer.series import AXIAL, OBLIQUE, SAGITTAL, absent, make_volume, on_slices, present
 
 
 def picture(volume, assess=present):
@@ -62,6 +63,22 @@ def test_nothing_is_drawn_where_nothing_was_found():
     index, image = picture(volume, absent)
     assert index == 12
     assert len(red(image)) == 0
+
+
+def test_a_finding_without_outline_is_named_on_its_slices_and_only_there():
+    volume = make_volume()
+    found = on_slices(volume, 9)
+    elsewhere = Assessment(found.record.model_copy(update={"key_slices": (4, 12)}))
+    nothing = Assessment(elsewhere.record.model_copy(update={"findings": ()}))
+    pictures, plain = (dict(draw_key_slices(each, volume)) for each in (elsewhere, nothing))
+    assert list(pictures) == [4, 12, 9]
+    assert list(plain) == [4, 12]
+    assert pictures[12] == plain[12]
+    differs = ImageChops.difference(*(Image.open(BytesIO(each[4])) for each in (pictures, plain)))
+    left, top, right, bottom = differs.getbbox()
+    assert (left, right - left) > (0, 150)
+    assert top > 50
+    assert bottom < 90
 
 
 def test_values_without_unit_get_a_window_of_their_own():
