@@ -35,7 +35,7 @@ from node.spool import Spool
 from node.status import RunRow, study_rows
 from node.web.health import Alarm, health_of
 from node.web.views import record_of, view_of
-from sr_writer.wording import DEMONSTRATION, UNVERIFIED, percentage
+from sr_writer.wording import DEMONSTRATION, UNVERIFIED, percentage, seen_on
 
 log = structlog.get_logger()
 
@@ -65,6 +65,7 @@ class Pages:
         self._templates.filters["clock"] = lambda at: f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
         self._templates.filters["day"] = _day
         self._templates.filters["percentage"] = percentage
+        self._templates.filters["seen_on"] = seen_on
         self._templates.globals["ae_title"] = settings.node.ae_title
         self._templates.globals["version"] = version("overread")
         self._templates.globals["unverified"] = UNVERIFIED

@@ -26,7 +26,7 @@ from node.tables import DeliveryState, RunState
 from node.web.application import create_app
 from sr_writer.report import report_text
 from tests.node.studies import HEAD, PACS, deliver, make_settings, open_run, receive, write_results
-from tests.sr_writer.series import undetermined
+from tests.sr_writer.series import NARRATIVE, on_slices, undetermined
 
 STUDY = "1.2.3"
 RUN = "a" * 32
@@ -129,6 +129,22 @@ def test_the_study_view_shows_the_report_in_both_languages(client, delivered):
     report = report_text(delivered)
     assert f'<pre lang="en">{report.en}</pre>' in page
     assert f'<pre lang="zh-CN">{report.zh}</pre>' in page
+
+
+def test_the_study_view_says_whose_the_narrative_is(client, delivered):
+    page = text(client.get("/studies/1.2.3"))
+    assert f"Text written by the model, not verified: {NARRATIVE.en}" in page
+    assert f"模型生成文本，未经核实：{NARRATIVE.zh}" in page
+
+
+def test_the_study_view_names_the_slices_of_a_finding_without_outline(client, settings, catalogue):
+    receive(catalogue, STUDY)
+    open_run(catalogue, STUDY, RUN, RunState.DELIVERED)
+    write_results(settings, RUN, on_slices)
+    page = text(client.get("/studies/1.2.3"))
+    assert "Midline shift 中线移位 present, left" in page
+    assert "Seen on slices 5, 10 to 11 (best on 10), without outline 第5、10至11层" in page
+    assert "Slice 10" in page
 
 
 def test_the_study_view_shows_its_pictures(client, delivered):
