@@ -24,7 +24,13 @@ INSTALL_GPU = (
     " && pip install --no-deps 'onnxruntime-gpu==1.31.*'"
 )
 
-CUDA_LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9")
+CUDA_LIBRARIES = (
+    "libcudart.so.13",
+    "libcublas.so.13",
+    "libcublasLt.so.13",
+    "libcurand.so.10",
+    "libcudnn.so.9",
+)
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 """ONNX Runtime 1.31 is built for CUDA 13 and TensorRT 10; what PyPI calls `tensorrt` is 11."""
 

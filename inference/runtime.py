@@ -43,6 +43,14 @@ HEAVY = frozenset(
 )
 """Operators that are the work of a graph; what reckons with shapes belongs on the CPU."""
 
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "out of memory", "Cannot allocate memory")
 """How allocation failures read in the texts of ONNX Runtime and CUDA."""
 
@@ -51,8 +59,12 @@ class RuntimeProviderError(Exception):
     """The execution provider that was asked for is not there or did not take the graph."""
 
     def __init__(self, provider: Provider, reason: Text, remedy: str) -> None:
-        super().__init__(f"{SHOWN[provider]} cannot be used: {reason.en}. Do this: {remedy}.")
-        self.reason = reason
+        super().__init__(provider, reason, remedy)  # so that it can be pickled
+        self.provider, self.reason, self.remedy = provider, reason, remedy
+
+    def __str__(self) -> str:
+        shown = SHOWN[self.provider]
+        return f"{shown} cannot be used: {self.reason.en}. Do this: {self.remedy}."
 
 
 class ModelMemoryError(Exception):
@@ -78,6 +90,7 @@ class Graph:
         profile: Profile | None = None,
     ) -> None:
         self.path = path
+        self._profile = profile
         self.degraded: Text | None = None
         wanted = provider_for(settings, fused=fused)
         usable = NEXT_BEST[wanted] if settings.on_missing == "degrade" else (wanted,)
@@ -103,6 +116,19 @@ class Graph:
                 return self._buffers.run(inputs)
             names = [output.name for output in self.session.get_outputs()]
             return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+
+    def warm(self) -> None:
+        """Run once on zeros, so that memory is had and kernels are chosen before a study comes.
+
+        Sizes are the profile's usual ones; without a profile, 1 wherever the graph leaves one open.
+        Not for a decoder, to which zeros mean nothing: let that read something.
+        """
+        usual = {} if self._profile is None else self._profile.shapes
+        inputs: dict[str, Array] = {}
+        for declared in self.session.get_inputs():
+            shape = usual[declared.name][1] if declared.name in usual else _least(declared.shape)
+            inputs[declared.name] = np.zeros(shape, _DTYPES[declared.type])
+        self(inputs)
 
 
 class _Buffers:
@@ -131,7 +157,7 @@ class _Buffers:
                 binding.bind_output(name, self._device, 0)
         self._session.run_with_iobinding(binding)
         self._outputs = dict(zip(names, binding.get_outputs(), strict=True))
-        return {name: value.numpy() for name, value in self._outputs.items()}
+        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}  # a copy
 
 
 def _session(
@@ -151,7 +177,7 @@ def _session(
             raise
         except Exception as error:
             # ONNX Runtime's exceptions share no base class below Exception.
-            if _is_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load it ({_first_line(error)}). Truncated, damaged, "
@@ -201,7 +227,7 @@ def _assert_taken(session: ort.InferenceSession, provider: Provider, path: Path)
         raise RuntimeProviderError(
             provider,
             Text(en=f"{path.name}: {problem.en}", zh=f"{path.name}:{problem.zh}"),
-            "see what ONNX Runtime wrote to the log, and set inference.provider to one that works",
+            "set inference.provider to one that takes the graph, or export the bundle again",
         )
 
 
@@ -222,6 +248,10 @@ def misplaced(
     return None
 
 
+def _least(shape: list[int | str | None]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else 1 for size in shape)
+
+
 def _degradation(wanted: Provider, provider: Provider, reason: Text) -> Text:
     return Text(
         en=f"Computed on {SHOWN[provider]}, not on {SHOWN[wanted]} as configured: {reason.en}.",
@@ -235,17 +265,18 @@ def _memory_of(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
-        size = sum(part.stat().st_size for part in weights_of(path)) / 1e9
+        megabytes = sum(part.stat().st_size for part in weights_of(path)) / 1e6
         raise ModelMemoryError(
-            f"{path}: out of memory. The graph alone needs {size:.2f} GB, and as much again while "
-            "it is loaded. Raise inference.memory_gb (0: no limit), or take a bundle of lower "
-            "precision or a machine or GPU with more memory."
+            f"{path}: out of memory. The graph alone has {megabytes:,.0f} MB, and needs as much "
+            "again while it is loaded. Raise inference.memory_gb (0: no limit), or take a bundle "
+            "of lower precision, or a machine or GPU with more memory."
         ) from error
 
 
-def _is_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of Python, ONNX Runtime or CUDA says that memory did not suffice."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
