@@ -140,8 +140,13 @@ class SpatialPoolingProjector(nn.Module):
             nn.Linear(width, text_width), nn.GELU(), nn.Linear(text_width, text_width)
         )
 
+    @property
+    def tokens(self) -> int:
+        """Image tokens to a volume."""
+        return math.prod(self.grid.patches) // self.pooling**3
+
     def forward(self, patches: Tensor) -> Tensor:
-        """(n, patches, W) to (n, patches / pooling^3, text width)."""
+        """(n, patches, W) to (n, tokens, text width)."""
         d, h, w = (count // self.pooling for count in self.grid.patches)
         p = self.pooling
         pooled = patches.reshape(-1, d, p, h, p, w, p, patches.shape[2]).mean(dim=(2, 4, 6))

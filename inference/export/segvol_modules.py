@@ -191,26 +191,23 @@ class SegVol(nn.Module):
         return fine.squeeze(1)
 
 
-def segvol_from(weights: Mapping[str, Tensor], grid: VolumeGrid) -> SegVol:
-    """SegVol from `seg_module.*` and `seg_projector.*` of the checkpoint's `model`."""
-    part = {
-        name: _below(weights, f"seg_module.{name}.")
-        for name in ("image_encoder", "mask_decoder", "prompt_encoder")
-    }
-    projector_weights = _below(weights, "seg_projector.")
+def segvol_from(
+    weights: Mapping[str, Tensor], projector_weights: Mapping[str, Tensor], grid: VolumeGrid
+) -> SegVol:
+    """SegVol from the checkpoint's `seg_module.*` and the two layers of its `seg_projector.*`."""
     try:
         text_width = projector_weights["0.weight"].shape[0]
         width = projector_weights["2.weight"].shape[0]
-        frequencies = part["prompt_encoder"]["pe_layer.positional_encoding_gaussian_matrix"]
-        no_mask = part["prompt_encoder"]["no_mask_embed.weight"]
+        frequencies = weights["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+        no_mask = weights["prompt_encoder.no_mask_embed.weight"]
     except KeyError as error:
         raise ExportError(f"the checkpoint has no {error} for SegVol. It is incomplete.") from error
     projector = nn.Sequential(
         nn.Linear(text_width, text_width), nn.ReLU(), nn.Linear(text_width, width)
     )
     load(projector, projector_weights)
-    encoder = transformer_from(part["image_encoder"], grid)
-    decoder = _mask_decoder_from(part["mask_decoder"], grid, width)
+    encoder = transformer_from(_below(weights, "image_encoder."), grid)
+    decoder = _mask_decoder_from(_below(weights, "mask_decoder."), grid, width)
     places = patch_places(frequencies.float(), grid)
     return SegVol(encoder, decoder, places, no_mask.float(), projector)
 
@@ -241,9 +238,11 @@ def _mask_decoder_from(weights: Mapping[str, Tensor], grid: VolumeGrid, width: i
         for published, own in names.items()
         if name.startswith(published)
     }
-    inner = renamed["transformer.layers.0.mlp.lin1.weight"].shape[0]
+    first = renamed.get("transformer.layers.0.mlp.lin1.weight")
+    if first is None:
+        raise ExportError("the checkpoint has no mask decoder for SegVol. It is incomplete.")
     layers = len({name.split(".")[2] for name in renamed if name.startswith("transformer.layers.")})
-    decoder = MaskDecoder(grid, width, inner, layers)
+    decoder = MaskDecoder(grid, width, first.shape[0], layers)
     load(decoder, renamed)
     return decoder
 

@@ -1,0 +1,258 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime_genai")
+from m3d_checkpoints import SIZE, m3d_checkpoint, text_reference  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+
+from inference.decoder import Decoder  # noqa: E402
+from inference.export.checkpoint import Checkpoint  # noqa: E402
+from inference.export.converted import Converted  # noqa: E402
+from inference.export.graphs import ExportError  # noqa: E402
+from inference.export.m3d_lamed import (  # noqa: E402
+    PROJECTOR,
+    SEG_PROJECTOR,
+    SEGVOL,
+    TOWER,
+    _below,
+    convert,
+    recognises,
+)
+from inference.export.m3d_modules import (  # noqa: E402
+    M3DVision,
+    VolumeGrid,
+    projector_from,
+    transformer_from,
+)
+from inference.export.segvol_modules import SegVol, segvol_from  # noqa: E402
+from inference.generate import write  # noqa: E402
+from inference.providers import SessionSettings  # noqa: E402
+from inference.runtime import Graph  # noqa: E402
+
+SETTINGS = SessionSettings(threads=1)
+QUESTIONS = ("Is there a haemorrhage?", "Describe the images.", "No head")
+GRID = VolumeGrid(SIZE, (4, 16, 16))
+TOKENS, LIMIT = 8, 24
+
+
+@dataclass(frozen=True)
+class Export:
+    """A converted checkpoint, and what it was converted from."""
+
+    checkpoint: Path
+    out: Path
+    converted: Converted
+
+
+def exported(folder: Path, model_type: str, precision: str = "fp32", **options) -> Export:
+    checkpoint = m3d_checkpoint(folder / "checkpoint", model_type, **options)
+    out = folder / "out"
+    out.mkdir()
+    converted = convert(Checkpoint(checkpoint), out, precision, "cpu", lambda _: None)
+    return Export(checkpoint, out, converted)
+
+
+@pytest.fixture(scope="module")
+def phi3(tmp_path_factory) -> Export:
+    return exported(tmp_path_factory.mktemp("phi3"), "lamed_phi3")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Export:
+    return exported(tmp_path_factory.mktemp("llama"), "lamed_llama", outlines=False)
+
+
+@pytest.fixture(params=["phi3", "llama"])
+def export(request) -> Export:
+    return request.getfixturevalue(request.param)
+
+
+def volume(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((1, 1, *SIZE), dtype=np.float32)
+
+
+def question_ids(export: Export, question: str) -> list[int]:
+    tokenizer = Tokenizer.from_file(str(export.out / "tokenizer.json"))
+    return tokenizer.encode(question, add_special_tokens=False).ids
+
+
+def opened(export: Export) -> Decoder:
+    shape = export.converted.decoder
+    names = ("embed.onnx", f"decoder.{shape.precision}.onnx")
+    embed, decoder = (Graph(export.out / name, SETTINGS) for name in names)
+    return Decoder(embed, decoder, shape)
+
+
+def image_tokens(export: Export, seed: int) -> np.ndarray:
+    vision = Graph(export.out / "vision.onnx", SETTINGS)
+    return vision({"volume": volume(seed)})["image_tokens"][0]
+
+
+def sequence(export: Export, decoder: Decoder, question: str, seed: int) -> np.ndarray:
+    prompts = export.converted.prompts
+    seen = image_tokens(export, seed)
+    assert seen.shape == (TOKENS, 64)
+    first, after = (decoder.embed(i) for i in (prompts.first_ids, question_ids(export, question)))
+    return np.concatenate([first, seen, after])
+
+
+def bundle_tokens(export: Export, question: str, seed: int) -> list[int]:
+    """What the exported graphs write, greedily."""
+    decoder = opened(export)
+    start = sequence(export, decoder, question, seed)
+    stop = export.converted.prompts.stop_ids
+    return write(decoder, decoder.open(), start, stop_ids=stop, limit=LIMIT)
+
+
+def torch_vision(export: Export) -> M3DVision:
+    checkpoint = Checkpoint(export.checkpoint)
+    tower = transformer_from(_below(checkpoint, TOWER), GRID)
+    return M3DVision(tower, projector_from(_below(checkpoint, PROJECTOR), GRID, 2))
+
+
+def torch_segvol(export: Export) -> SegVol:
+    checkpoint = Checkpoint(export.checkpoint)
+    return segvol_from(_below(checkpoint, SEGVOL), _below(checkpoint, SEG_PROJECTOR), GRID)
+
+
+def reference_tokens(export: Export, question: str, seed: int) -> list[int]:
+    """What transformers' language model writes behind the torch modules."""
+    model, vision = text_reference(export.checkpoint), torch_vision(export)
+    ids = torch.tensor([[1] + [0] * TOKENS + question_ids(export, question)])
+    with torch.inference_mode():
+        embeddings = model.get_input_embeddings()(ids)
+        embeddings[:, 1 : 1 + TOKENS] = vision(torch.tensor(volume(seed)))
+        written = model.generate(
+            inputs_embeds=embeddings,
+            do_sample=False,
+            max_new_tokens=LIMIT,
+            eos_token_id=2,
+            pad_token_id=0,
+        )[0].tolist()
+    return written[: written.index(2)] if 2 in written else written
+
+
+def test_the_bundle_writes_what_torch_writes(export: Export) -> None:
+    written = set()
+    for seed, question in enumerate(QUESTIONS):
+        expected = reference_tokens(export, question, seed)
+        assert bundle_tokens(export, question, seed) == expected
+        written.add(tuple(expected))
+    # Had the picture or the question no weight, this would prove nothing.
+    assert len(written) == len(QUESTIONS)
+    assert max(len(set(tokens)) for tokens in written) > 4
+
+
+def test_noise_in_place_of_the_image_changes_what_is_said(export: Export) -> None:
+    decoder = opened(export)
+    logits = []
+    for seed in (0, 7):
+        start = sequence(export, decoder, QUESTIONS[0], seed)
+        logits.append(decoder.read(decoder.open(), start).logits[0])
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+
+
+def test_masks_are_those_of_torch_one_by_one_or_together(phi3: Export) -> None:
+    segvol = torch_segvol(phi3)
+    prompts = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)
+    with torch.inference_mode():
+        expected = segvol(torch.tensor(volume(1)), torch.tensor(prompts)).numpy()
+    graph = Graph(phi3.out / "seg.onnx", SETTINGS)
+    together = graph({"volume": volume(1), "prompt": prompts})["mask_logits"]
+    assert together.shape == (3, *SIZE)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(together, expected, atol=1e-4)
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    for index in range(3):
+        alone = graph({"volume": volume(1), "prompt": prompts[index : index + 1]})["mask_logits"]
+        np.testing.assert_allclose(alone[0], together[index], atol=1e-4)
+
+
+def test_the_manifests_parts_follow_the_published_code(export: Export) -> None:
+    converted, prompts = export.converted, export.converted.prompts
+    assert recognises(Checkpoint(export.checkpoint).config)
+    assert (converted.family, converted.splice.kind) == ("m3d_lamed", "fixed_offset")
+    assert converted.splice.tokens == TOKENS
+    assert converted.preprocessing.size == SIZE
+    assert (prompts.first_ids, prompts.stop_ids) == ((1,), (2,))
+    assert converted.parity_error < 1e-4
+
+
+def test_outlines_are_asked_for_only_of_a_model_that_draws_them(
+    phi3: Export, llama: Export
+) -> None:
+    prompts = phi3.converted.prompts
+    tokenizer = Tokenizer.from_file(str(phi3.out / "tokenizer.json"))
+    assert tokenizer.id_to_token(prompts.segment_id) == "[SEG]"
+    assert tokenizer.encode("A [SEG].", add_special_tokens=False).ids.count(prompts.segment_id) == 1
+    assert llama.converted.prompts.segment_id is llama.converted.prompts.segment is None
+    assert not (llama.out / "seg.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "bytes_each", "outlines"),
+    [("fp16", 2, True), ("bf16", 2, False), ("int8", 4, False), ("int4", 4, False)],
+)
+def test_every_precision_is_exported(
+    tmp_path: Path, precision: str, bytes_each: int, outlines: bool
+) -> None:
+    export = exported(tmp_path, "lamed_phi3", precision, dtype=torch.bfloat16, outlines=outlines)
+    graphs = {"vision.onnx", "embed.onnx", f"decoder.{precision}.onnx"}
+    graphs |= {"seg.onnx"} if outlines else set()
+    assert {path.name for path in export.out.iterdir()} == graphs | {"tokenizer.json"}
+    assert len(bundle_tokens(export, QUESTIONS[0], 1)) > 0
+    vision = torch_vision(export)
+    with torch.inference_mode():
+        expected = vision(torch.tensor(volume(3)))[0].numpy()
+    np.testing.assert_allclose(image_tokens(export, 3), expected, atol=1e-4)
+    parameters = sum(tensor.numel() for tensor in vision.parameters())
+    size = (export.out / "vision.onnx").stat().st_size
+    assert bytes_each * parameters < size < (bytes_each + 0.5) * parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision_select_layer": -2}, "vision_select_layer is -2"),
+        ({"proj_pooling_type": "sequence"}, "proj_pooling_type"),
+        ({"proj_pooling_size": 3}, "cannot be pooled by 3"),
+        ({"image_size": [16, 64]}, "not three sizes"),
+        ({"image_size": [16, 60, 64]}, "no multiple"),
+        ({"image_size": [16, 64, 128]}, "not those of M3D-LaMed"),
+        ({"segmentation_module": "sam"}, "'sam' is not known"),
+        ({"seg_token_id": 7}, "token 7"),
+    ],
+)
+def test_what_is_not_known_is_refused(tmp_path: Path, changes, message: str) -> None:
+    folder = m3d_checkpoint(tmp_path / "checkpoint", "lamed_llama")
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=message):
+        convert(Checkpoint(folder), tmp_path, "fp32", "cpu", lambda _: None)
+
+
+def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path) -> None:
+    folder = m3d_checkpoint(tmp_path / "checkpoint", "lamed_llama")
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    for gone in (TOWER, SEGVOL + "mask_decoder.", SEGVOL + "prompt_encoder.", SEG_PROJECTOR):
+        left = {name: tensor for name, tensor in weights.items() if not name.startswith(gone)}
+        torch.save(left, folder / "pytorch_model.bin")
+        with pytest.raises(ExportError, match=r"missing|incomplete"):
+            convert(Checkpoint(folder), tmp_path, "fp32", "cpu", lambda _: None)
+
+
+def test_a_tokenizer_that_begins_without_a_token_is_refused(tmp_path: Path) -> None:
+    folder = m3d_checkpoint(tmp_path / "checkpoint", "lamed_llama")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
+    with pytest.raises(ExportError, match="add_bos_token"):
+        convert(Checkpoint(folder), tmp_path, "fp32", "cpu", lambda _: None)
+
+
+def test_other_models_are_of_other_families() -> None:
+    assert not recognises({"model_type": "llava_mistral", "mm_vision_tower": "clip"})
+    assert not recognises({"model_type": "lamed_phi3", "vision_tower": "resnet"})
