@@ -1,9 +1,13 @@
-"""Reading SR content items (PS3.3 C.17.3) as a receiver does, whatever state they are in."""
+"""SR content items (PS3.3 C.17.3) read as a receiver does, whatever state they are in."""
 
+import re
 from collections.abc import Iterator
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
+
+NOT_TEXT = re.compile(r"[\x00-\x09\x0b\x0e-\x1f\x7f-\x9f]")
+"""Control characters that UT does not allow (PS3.5 Table 6.2-1), or allows for escapes only."""
 
 
 def walk(item: Dataset) -> Iterator[Dataset]:

@@ -24,6 +24,7 @@ from sr_writer.coding import (
     QUALITATIVE_EVALUATIONS,
     concept,
 )
+from sr_writer.content_items import NOT_TEXT
 from sr_writer.identifiers import device_uid
 from sr_writer.image_library import image_library
 from sr_writer.measurement_groups import (
@@ -169,13 +170,16 @@ def _texts(
 ) -> list[sr.TextContentItem]:
     """Return `said` as an item for each language that it is said in.
 
-    The document's language is English, so only Chinese is marked.
+    The document's language is English, so only Chinese is marked. Models and runtimes write tabs
+    and other control characters, which Text Value may not hold: spaces stand for them.
     """
     items = []
     if said.en:
-        items.append(sr.TextContentItem(name=name, value=said.en, relationship_type=relation))
+        words = NOT_TEXT.sub(" ", said.en)
+        items.append(sr.TextContentItem(name=name, value=words, relationship_type=relation))
     if said.zh:
-        chinese = sr.TextContentItem(name=name, value=said.zh, relationship_type=relation)
+        words = NOT_TEXT.sub(" ", said.zh)
+        chinese = sr.TextContentItem(name=name, value=words, relationship_type=relation)
         chinese.ContentSequence = sr.LanguageOfContentItemAndDescendants(CHINESE)
         items.append(chinese)
     return items

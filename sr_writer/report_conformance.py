@@ -7,7 +7,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
 
-from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
+from sr_writer.content_items import NOT_TEXT, is_named, name_of, number_of, value_of, walk
 from sr_writer.group_conformance import CERTAINTY, ML_PER_UNIT, VOLUME, check_groups
 from sr_writer.segmentation_conformance import POSITION_TOLERANCE_MM, check_reference
 from sr_writer.wording import MODEL_TEXT, UNVERIFIED
@@ -102,6 +102,8 @@ def _check_tree(made: Dataset) -> Iterator[str]:
                 yield from _check_number(item)
             elif item.get("ValueType") == "TEXT" and not item.get("TextValue"):
                 yield f"TextValue of item {name} is empty; write it or leave the item out"
+            elif NOT_TEXT.search(str(item.get("TextValue", ""))):
+                yield f"TextValue of item {name} has control characters; write spaces for them"
             elif item.get("ValueType") == "CODE" and not item.get("ConceptCodeSequence"):
                 yield f"ConceptCodeSequence of item {name} is empty; write the code"
 

@@ -1,4 +1,4 @@
-"""The gate on measurement groups without region: each fault is stopped by its own check."""
+"""The gate on slices as evidence and on model text: each fault is stopped by its own check."""
 
 from copy import deepcopy
 
@@ -117,6 +117,11 @@ def say_who_wrote_nothing(report, _):
     summary.TextValue = "There is a lesion."
 
 
+def write_a_tab(report, _):
+    summary = next(each for each in walk(report) if is_named(each, codes.DCM.Summary))
+    summary.TextValue += "\t"
+
+
 FAULTS = {
     "no tracking UID": (
         drop(codes.DCM.TrackingUniqueIdentifier),
@@ -155,6 +160,7 @@ FAULTS = {
     "another template": (write_template(0, "1410"), "is of template 1410"),
     "the segment's tracking": (track_the_segment, "the same for two regions"),
     "one tracking for two groups": (track_twice, "the same for two regions"),
+    "a narrative with a tab": (write_a_tab, "has control characters"),
     "a narrative that does not say whose": (say_who_wrote_nothing, "Summary does not say"),
 }
 

@@ -228,6 +228,16 @@ def test_a_narrative_in_no_language_is_none():
     assert {NARRATIVE_WITHHELD.en, NARRATIVE_WITHHELD.zh} <= set(texts(report))
 
 
+def test_control_characters_of_a_model_are_spaces():
+    volume = make_volume()
+    narrative = Text(en="a\tb\nc\x00d", zh="甲\x1b乙")
+    report, _ = written(changed(present(volume), narrative=narrative), volume)
+    assert [item.TextValue for item in items(report, codes.DCM.Summary)] == [
+        MODEL_TEXT.en + "a b\nc d",
+        MODEL_TEXT.zh + "甲 乙",
+    ]
+
+
 def test_many_and_long_limitations_arrive_whole():
     volume = make_volume()
     limitations = tuple(
