@@ -78,7 +78,7 @@ class Language:
         return text.strip()
 
     def states_at(self, seen: Seen, question: str, token_id: int) -> Floats:
-        """States (n, width) at each place where the written answer holds `token_id`."""
+        """States (n, width) from which each `token_id` of the written answer was chosen."""
         ids = self._written(seen, question, None, None)
         places = [index for index, token in enumerate(ids) if token == token_id]
         width = self._decoder.shape.width
@@ -86,8 +86,10 @@ class Language:
             return np.zeros((0, width), np.float32)
         asked = self._question_ids(seen, question)
         seen.cache.rewind(seen.length)
-        rows = [len(asked) + place for place in places]
-        return self._decoder.read(seen.cache, self._embed([*asked, *ids]), rows).hidden
+        # What is read at one row chooses the token of the next.
+        rows = [len(asked) + place - 1 for place in places]
+        needed = [*asked, *ids[: places[-1]]]
+        return self._decoder.read(seen.cache, self._embed(needed), rows).hidden
 
     def _written(
         self, seen: Seen, question: str, limit: int | None, constraint: Constraint | None
