@@ -24,7 +24,7 @@ from inference.families import open_reader
 from inference.families.reading import Found, Reading
 from inference.finding import finding_of, segment_of
 from inference.grammar import JsonGrammar, assessment_schema, parse_structured
-from inference.grounding import contradiction
+from inference.grounding import Grounded, ground
 from inference.language import Language, Seen
 from inference.manifest import FindingSpec
 from inference.providers import SessionSettings
@@ -228,11 +228,7 @@ class Model:
         at: datetime,
     ) -> Assessment:
         findings = tuple(one.finding for one in answers)
-        why = [
-            reason
-            for finding, spec in zip(findings, self.manifest.findings, strict=True)
-            if (reason := contradiction(narrative, finding, spec.words)) is not None
-        ]
+        grounded = ground(narrative, findings, self.manifest.findings)
         masks: dict[int, Mask] = {}
         segments = []
         for one in answers:
@@ -246,8 +242,8 @@ class Model:
             findings=findings,
             segments=tuple(segments),
             key_slices=_key_slices(findings, reading),
-            narrative=None if why else narrative,
-            limitations=(*self._limitations(volume, reading), *why),
+            narrative=grounded.narrative,
+            limitations=(*self._limitations(volume, reading), *_left_out(grounded)),
             assessed_at=at,
             provider=self.provider,
         )
@@ -262,6 +258,20 @@ class Model:
             *(() if calibrated else (_UNCALIBRATED,)),
             self.manifest.statement,
         )
+
+
+def _left_out(grounded: Grounded) -> tuple[Text, ...]:
+    """How much of the model's text was dropped, and why."""
+    if not grounded.reasons:
+        return ()
+    english = "; ".join(reason.en for reason in grounded.reasons)
+    chinese = "；".join(reason.zh for reason in grounded.reasons)
+    return (
+        Text(
+            en=f"Sentences of the model's text left out: {grounded.dropped} ({english}).",
+            zh=f"已屏蔽模型文本{grounded.dropped}句（{chinese}）。",
+        ),
+    )
 
 
 def _key_slices(findings: Sequence[Finding], reading: Reading) -> tuple[int, ...]:
