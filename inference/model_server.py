@@ -21,8 +21,12 @@ from typing import Any, Protocol
 from inference import crossing
 from inference.assessment import Assessment, ModelIdentity, Text
 from inference.bundle import BundleError
+from inference.decoder import SequenceTooLongError
 from inference.process import Loaded, ModelFailedError, Task
 from inference.runtime import ModelMemoryError, RuntimeProviderError, is_out_of_memory
+
+_PLAIN = (BundleError, RuntimeProviderError, ModelMemoryError)
+"""Errors whose texts are ours, and hold no values of a study."""
 
 _GIGABYTE = 1_000_000_000
 
@@ -85,8 +89,10 @@ def _read(connection: Connection, requests: "queue.SimpleQueue[Any]") -> None:
 
 def _as_told(error: Exception) -> Exception:
     """The error as the parent may log it: our own as they are, others without their values."""
-    if isinstance(error, (BundleError, RuntimeProviderError, ModelMemoryError)):
+    if isinstance(error, _PLAIN):
         return error
+    if isinstance(error, SequenceTooLongError):
+        return ModelFailedError(str(error))
     if is_out_of_memory(error):
         return ModelMemoryError(
             f"out of memory {_place(error)}. Raise inference.memory_gb (0: no limit), or take a "

@@ -19,7 +19,7 @@ from typing import Any
 
 from inference import crossing
 from inference.assessment import Assessment, ModelIdentity, Text
-from inference.providers import SessionSettings
+from inference.providers import Limits, SessionSettings
 from inference.volume import Volume
 
 START_SECONDS = 1800.0
@@ -38,28 +38,24 @@ _SIGNALS = {
 }
 
 
-class ModelCrashedError(Exception):
+class ModelProcessError(Exception):
+    """The model's process did not answer; the next call starts it anew."""
+
+
+class ModelCrashedError(ModelProcessError):
     """The model's process ended while it was at work."""
 
 
-class ModelTimeoutError(Exception):
+class ModelTimeoutError(ModelProcessError):
     """The model did not answer within its time and was killed."""
 
 
-class ModelFailedError(Exception):
+class ModelFailedError(ModelProcessError):
     """The model's code raised; the text has the type and the place, never values."""
 
 
 class ModelCancelledError(Exception):
     """The caller does not want the answer any more; the process was killed."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one assessment may take: `seconds` of time, `memory_gb` of memory (0: no limit)."""
-
-    seconds: float
-    memory_gb: float
 
 
 @dataclass(frozen=True)
@@ -94,12 +90,13 @@ class ModelProcess:
         settings: SessionSettings,
         limits: Limits,
         *,
+        cancelled: Callable[[], bool] | None = None,
         factory: str = _LOAD_MODEL,
     ) -> None:
         self._limits = limits
         self._task = Task(bundle_dir, settings, limits.memory_gb, factory)
         self._child: _Child | None = None
-        self._loaded = self._start(None)
+        self._loaded = self._start(cancelled)
 
     @property
     def identity(self) -> ModelIdentity:

@@ -52,6 +52,14 @@ class SessionSettings:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one assessment may take: `seconds` of time, `memory_gb` of memory (0: no limit)."""
+
+    seconds: float
+    memory_gb: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """What TensorRT builds an engine for: input name -> smallest, most usual, largest shape.
 

@@ -12,12 +12,14 @@ from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, S
 from pynetdicom import build_context
 from sqlalchemy.exc import SQLAlchemyError
 
-from inference.bundle import BundleError, find_bundle
-from inference.model import load_model
-from inference.runtime import ModelMemoryError, RuntimeProviderError
+from inference.bundle import find_bundle
+from inference.installation import installation, lacks
+from inference.process import ModelProcess
+from inference.providers import SHOWN
 from node.catalogue import Catalogue
 from node.database import SchemaError
 from node.durable import write_new
+from node.resident_model import MODEL_ERRORS
 from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
 
@@ -64,6 +66,7 @@ def preflight(config: Path) -> list[Result]:
     results.extend(_ports(settings))
     results.extend(_disk(settings))
     results.extend(_database(settings))
+    results.extend(_provider(settings))
     results.extend(_models(settings))
     for peer in settings.peers:
         results.extend(_peer(peer, settings))
@@ -165,17 +168,32 @@ def _database(settings: Settings) -> Iterator[Result]:
         yield Result("database", Outcome.OK, f"{kind} answers")
 
 
+def _provider(settings: Settings) -> Iterator[Result]:
+    subject, inference = "execution provider", settings.inference
+    shown = SHOWN[inference.provider]
+    missing = lacks(inference.provider, installation())
+    refuses = inference.on_missing == "refuse"
+    for lack in missing:
+        outcome = Outcome.FAILED if refuses else Outcome.WARNING
+        yield Result(subject, outcome, f"{shown} cannot be used: {lack.reason.en}", lack.remedy)
+    if not missing:
+        yield Result(subject, Outcome.OK, f"{shown} has what it needs")
+
+
 def _models(settings: Settings) -> Iterator[Result]:
     for name in sorted({route.model for route in settings.routes}):
         subject = f"model {name}"
         try:
             folder = find_bundle(name, settings.bundle_dirs)
-            model = load_model(folder, settings.session)
-        except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
-            yield Result(subject, Outcome.FAILED, str(error), "restore the bundle, or the route")
+            model = ModelProcess(folder, settings.session, settings.limits)
+        except MODEL_ERRORS as error:
+            yield Result(subject, Outcome.FAILED, str(error), "mend that, or change the route")
             continue
+        model.close()
         identity = model.identity
         text = f"{identity.name} {identity.version} is intact, runs on {model.provider}"
+        for degraded in model.degraded:
+            yield Result(subject, Outcome.WARNING, degraded.en, "see the execution provider above")
         if identity.demonstration:
             yield Result(
                 subject,

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from inference.providers import SessionSettings
+from inference.providers import Limits, OnMissing, Provider, SessionSettings
 from node.routing import check_expression
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
@@ -71,7 +71,6 @@ class NodeSettings(_Section):
     retention_days: float = Field(default=30.0, gt=0)
     accept_unknown_peers: bool = False
     max_associations: int = Field(default=100, ge=1, le=1000)
-    inference_threads: int = Field(default=0, ge=0, description="0: one a core")
     model_dirs: tuple[Path, ...] = ()
 
     @field_validator("database_url")
@@ -79,6 +78,23 @@ class NodeSettings(_Section):
     def _known_database(cls, value: str) -> str:
         if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
             raise ValueError("use sqlite:///PATH or postgresql://USER@HOST/DATABASE")
+        return value
+
+
+class InferenceSettings(_Section):
+    """What runs the models, and what one assessment may take."""
+
+    provider: Provider = "cpu"
+    on_missing: OnMissing = "refuse"
+    threads: int = Field(default=0, ge=0, description="0: one a core")
+    timeout_seconds: float = Field(default=1800.0, gt=0, le=86400)
+    memory_gb: float = Field(default=0.0, ge=0, description="0: no limit")
+
+    @field_validator("memory_gb")
+    @classmethod
+    def _enough_to_start(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("no model starts with less than 1; use 0 for no limit")
         return value
 
 
@@ -141,6 +157,7 @@ class Settings(BaseSettings):
     )
 
     node: NodeSettings = NodeSettings()
+    inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
     delivery: Delivery = Delivery()
     peers: tuple[Peer, ...] = ()
@@ -201,7 +218,18 @@ class Settings(BaseSettings):
     @property
     def session(self) -> SessionSettings:
         """How graphs are run."""
-        return SessionSettings(threads=self.node.inference_threads)
+        inference = self.inference
+        return SessionSettings(
+            provider=inference.provider,
+            on_missing=inference.on_missing,
+            threads=inference.threads,
+            cache_dir=self.node.state_dir / "engines",
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """What one assessment may take."""
+        return Limits(self.inference.timeout_seconds, self.inference.memory_gb)
 
     @property
     def database_url(self) -> str:
@@ -270,6 +298,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Settings
     sections: dict[str, type[BaseModel]] = {
         "node": NodeSettings,
+        "inference": InferenceSettings,
         "web": WebSettings,
         "delivery": Delivery,
         "peers": Peer,

@@ -5,23 +5,30 @@ crash runs again and makes the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 
 import structlog
 from pydicom import Dataset
 
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
-from inference.bundle import BundleError, find_bundle
-from inference.model import Model, load_model
-from inference.providers import SessionSettings
-from inference.runtime import ModelMemoryError, RuntimeProviderError
+from inference.bundle import find_bundle
+from inference.process import (
+    ModelCancelledError,
+    ModelCrashedError,
+    ModelProcess,
+    ModelTimeoutError,
+)
+from inference.runtime import ModelMemoryError
+from inference.volume import Volume
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue
 from node.completeness import routed_series
+from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import REPORT, SEGMENTATION, RunFolder
 from node.settings import Route, Settings
 from node.spool import InstanceKey, Spool
@@ -37,6 +44,9 @@ log = structlog.get_logger()
 
 RETRY = "run 'overread retry STUDY'"
 
+MODEL_ATTEMPTS = 2
+"""How often a study may crash the model, or keep it too long, before it is failed."""
+
 
 class RunFailedError(Exception):
     """The run cannot go on; the text says what happened, `remedy` what an operator can do."""
@@ -47,12 +57,22 @@ class RunFailedError(Exception):
         self.remedy = remedy
 
 
+class WorkerStoppingError(BaseException):
+    """The worker ends while a step is at work.
+
+    No Exception, so that the workflow engine notes no outcome: the step is repeated at the next
+    start.
+    """
+
+
 @dataclass(frozen=True)
 class Workbench:
     """What the steps work with; one a worker process."""
 
     settings: Settings
     catalogue: Catalogue
+    stopping: Event = field(default_factory=Event)
+    resident: ResidentModel = field(default_factory=ResidentModel)
 
     @cached_property
     def spool(self) -> Spool:
@@ -72,16 +92,17 @@ class Workbench:
                 str(error.args[0]), f"restore the route, restart, then {RETRY}"
             ) from None
 
-    def model(self, run: Run) -> Model:
-        """The route's model, loaded once a process."""
+    def model(self, run: Run) -> ModelProcess:
+        """The route's model, loaded unless it was the last one that was asked for."""
         route = self.route(run)
         try:
             folder = find_bundle(route.model, self.settings.bundle_dirs)
-            return _loaded(folder, self.settings.session)
-        except (BundleError, RuntimeProviderError, ModelMemoryError) as error:
+            settings = self.settings
+            return self.resident.of(folder, settings.session, settings.limits, self.stopping.is_set)
+        except MODEL_ERRORS as error:
             raise RunFailedError(
                 f"model {route.model} cannot be used: {error}",
-                f"run 'overread check', restore the bundle, restart, then {RETRY}",
+                f"run 'overread check', do what it says, restart, then {RETRY}",
             ) from None
 
     def series(self, run: Run, series: str) -> Assembled:
@@ -89,11 +110,6 @@ class Workbench:
         uids = self.folder(run.id).instances()[series]
         keys = (InstanceKey(run.study_uid, series, uid) for uid in uids)
         return _assembled(tuple(self.spool.path(key) for key in keys))
-
-
-@lru_cache(maxsize=4)
-def _loaded(folder: Path, session: SessionSettings) -> Model:
-    return load_model(folder, session)
 
 
 @lru_cache(maxsize=1)  # assemble, assess and write follow each other on the same series
@@ -139,16 +155,45 @@ def assess(bench: Workbench, run: Run, series: str) -> str:
 
 
 def _assessment(bench: Workbench, run: Run, assembled: Assembled) -> Assessment:
-    model = bench.model(run)
-    at = datetime.now(UTC)
-    if assembled.volume is None:
-        reason = assembled.verdict.reason or Text(en="No volume.", zh="无法组成容积。")
-        return not_assessed(model.identity, (reason,), at)
-    return model.assess(
-        assembled.volume,
-        at=at,
-        progress=lambda doing: log.info("series.assessment", run=run.id, doing=doing),
-    )
+    try:
+        model = bench.model(run)
+        for degraded in model.degraded:
+            log.warning("model.degraded", run=run.id, reason=degraded.en)
+        if assembled.volume is not None:
+            return _assessed(bench, run, model, assembled.volume)
+    except ModelCancelledError:
+        raise WorkerStoppingError from None
+    reason = assembled.verdict.reason or Text(en="No volume.", zh="无法组成容积。")
+    return not_assessed(model.identity, (reason,), datetime.now(UTC))
+
+
+def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -> Assessment:
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return model.assess(
+                volume,
+                at=datetime.now(UTC),
+                progress=lambda doing: log.info("series.assessment", run=run.id, doing=doing),
+                cancelled=bench.stopping.is_set,
+            )
+        except MODEL_ERRORS as error:
+            log.warning("model.ended", run=run.id, attempt=attempt, reason=str(error))
+            by_chance = isinstance(error, (ModelCrashedError, ModelTimeoutError))
+            if not by_chance or attempt == MODEL_ATTEMPTS:
+                raise RunFailedError(
+                    f"no answer from the model after {attempt} of {MODEL_ATTEMPTS} tries: {error}",
+                    _remedy(error),
+                ) from None
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ModelTimeoutError):
+        return f"raise inference.timeout_seconds, or take a smaller model; restart, then {RETRY}"
+    if isinstance(error, ModelMemoryError):
+        return f"raise inference.memory_gb, or take a smaller model; restart, then {RETRY}"
+    return f"run 'overread check'; if it finds nothing, report a defect of the model; then {RETRY}"
 
 
 def write(bench: Workbench, run: Run, series: str) -> None:

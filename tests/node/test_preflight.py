@@ -13,6 +13,7 @@ from pynetdicom.sop_class import (
 from sqlalchemy import update
 from typer.testing import CliRunner
 
+from inference.installation import Installation
 from node import preflight
 from node.catalogue import Catalogue
 from node.cli import app
@@ -20,6 +21,14 @@ from node.listener import Listener
 from node.settings import load_settings
 from node.tables import Schema
 from tests.node.configuration import write_config
+
+NO_GPU = Installation(
+    packages=frozenset({"onnxruntime"}),
+    providers=frozenset({"CPUExecutionProvider"}),
+    driver=0,
+    devices=0,
+    missing=frozenset(),
+)
 
 
 def check(config, *options):
@@ -59,6 +68,7 @@ def test_all_well_is_exit_code_0_and_says_what_will_run(pacs):
     assert "CPUExecutionProvider" in found["model builtin/head_ct"]["text"]
     assert found["model builtin/head_ct"]["outcome"] == "warning"
     assert "demonstration" in found["model builtin/head_ct"]["text"]
+    assert found["execution provider"]["text"] == "CPU has what it needs"
     assert found["peer pacs"]["text"].endswith("answers C-ECHO")
     assert "Comprehensive 3D SR Storage" in found["peer pacs, results"]["text"]
 
@@ -145,3 +155,30 @@ def test_mistakes_in_the_file_come_first_and_alone(tmp_path):
     found = json.loads(done.output)
     assert [one["subject"] for one in found] == ["configuration", "configuration"]
     assert "did you mean 'port'" in found[0]["text"]
+
+
+@pytest.mark.parametrize(("on_missing", "outcome"), [("refuse", "failed"), ("degrade", "warning")])
+def test_a_provider_that_is_missing_is_found_with_what_to_install(
+    tmp_path, monkeypatch, on_missing, outcome
+):
+    monkeypatch.setenv("OVERREAD_INFERENCE__PROVIDER", "cuda")
+    monkeypatch.setenv("OVERREAD_INFERENCE__ON_MISSING", on_missing)
+    monkeypatch.setattr(preflight, "installation", lambda: NO_GPU)
+    found = list(preflight._provider(load_settings(write_config(tmp_path))))
+    assert {one.outcome for one in found} == {outcome}
+    assert "the installed ONNX Runtime has no CUDA provider" in found[0].text
+    assert "overread[gpu]" in found[0].remedy
+    assert "no NVIDIA driver" in found[1].text
+
+
+def test_a_model_whose_provider_is_missing_is_refused_or_stated(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERREAD_INFERENCE__PROVIDER", "cuda")
+    settings = load_settings(write_config(tmp_path))
+    (refused,) = preflight._models(settings)
+    assert refused.outcome == "failed"
+    assert "CUDA cannot be used" in refused.text
+    monkeypatch.setenv("OVERREAD_INFERENCE__ON_MISSING", "degrade")
+    degraded, demonstration = preflight._models(load_settings(write_config(tmp_path)))
+    assert degraded.outcome == demonstration.outcome == "warning"
+    assert degraded.text.startswith("Computed on CPU, not on CUDA as configured")
+    assert "runs on CPUExecutionProvider" in demonstration.text

@@ -67,6 +67,15 @@ def test_the_environment_overrides_the_file(load, monkeypatch):
         (('"/tmp/overread"', '"/tmp/overread"\nquiet_seconds = -1'), "node.quiet_seconds"),
         (('"/tmp/overread"', '"/tmp/o"\ndatabase_url = "mysql://x"'), "use sqlite:///PATH or"),
         (("[[peers]]", '[web]\nhost = "0.0.0.0"\n[[peers]]'), "no login yet: use 127.0.0.1"),
+        (
+            ("[[peers]]", '[inference]\nprovider = "gpu"\n[[peers]]'),
+            "should be 'cpu', 'cuda'",
+        ),
+        (
+            ("[[peers]]", "[inference]\nmemory_gb = 0.5\n[[peers]]"),
+            "use 0 for no limit",
+        ),
+        (("[[peers]]", "[inference]\nthread = 1\n[[peers]]"), "did you mean 'threads'?"),
         (("[[peers]]", "[[pears]]"), "pears: unknown key; did you mean 'peers'?"),
         (("[node]", "[nodes]"), "nodes: unknown key; did you mean 'node'?"),
         (("[node]", "[node"), "is not valid TOML"),

@@ -1,5 +1,6 @@
 """The workflow engine, for real, on SQLite: retried, forgotten, and failed where it must be."""
 
+import threading
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from dbos import DBOS
 
 from node import steps, workflow
-from node.steps import RunFailedError, Workbench
+from node.steps import RunFailedError, Workbench, WorkerStoppingError
 from node.tables import RunState
 from tests.node.test_completeness import LONG_AGO, Intake
 from tests.slices import grid_affine, write_slices
@@ -102,3 +103,23 @@ def test_a_run_that_is_forgotten_can_be_made_anew(engine):
     while len(done) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_worker_that_stops_during_a_step_repeats_it_at_the_next_start(engine, monkeypatch):
+    catalogue, run, done = engine
+    reached = threading.Event()
+
+    def stopped(*_):
+        reached.set()
+        raise WorkerStoppingError
+
+    monkeypatch.setattr(steps, "assess", stopped)
+    workflow.enqueue(run)
+    assert reached.wait(20)
+    bench = workflow._bench
+    workflow.stop()
+    assert catalogue.run(run).state is RunState.RUNNING
+    monkeypatch.setattr(steps, "assess", lambda *_: "nothing")
+    workflow.launch(bench)
+    wait_for(catalogue, run, RunState.DELIVERING)
+    assert done == [run]
