@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from inference.decoder import Decoder, Floats, Rows
-from inference.export.graphs import MAX_PARITY_ERROR, ExportError, difference
+from inference.export.graphs import ExportError, difference
 from inference.export.quantise import BITS, dequantised
 from inference.export.storage import STORED_TYPES
 from inference.manifest import DecoderShape, Precision
 
 PREFIX, BLOCKS = 13, (3, 1, 6)
 """Positions that are read once, and of the questions that continue them."""
-
-MAX_CUDA_ERROR = 0.05
-"""Graphs for CUDA compute in 16 bits."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -37,12 +34,18 @@ class _Opened:
 
 
 def decoder_parity(
-    torch_model: PreTrainedModel, embed: Path, decoder: Path, shape: DecoderShape, device: str
+    torch_model: PreTrainedModel,
+    embed: Path,
+    decoder: Path,
+    shape: DecoderShape,
+    *,
+    device: str,
+    tolerance: float,
 ) -> tuple[float, float]:
     """Largest difference from torch on the stored weights, and agreement with the original ones.
 
     Agreement is the share of positions where the likeliest token is the same. Random embeddings
-    are read at once, in parts on one cache, and packed. Raises ExportError over the tolerance.
+    are read at once, in parts on one cache, and packed. Raises ExportError over `tolerance`.
     """
     opened = Decoder(_open(embed, "cpu"), _open(decoder, device), shape)
     embeddings = _questions(torch_model, shape.width)
@@ -54,20 +57,14 @@ def decoder_parity(
         for part, whole in ((rows.logits, expected.logits), (rows.hidden, expected.hidden))
     )
     error = max(error, _embedding_error(torch_model, opened))
-    tolerance = MAX_PARITY_ERROR if device == "cpu" else MAX_CUDA_ERROR
     if not error <= tolerance:
         raise ExportError(
             f"{decoder.name} differs from torch by {error:.2g}, more than {tolerance:.2g}. "
             "The checkpoint is not laid out as its config.json says, or this is a defect."
         )
-    original = _forward(torch_model, embeddings, lambda weight: weight)
-    same = np.concatenate(
-        [
-            rows.logits.argmax(1) == expected.logits.argmax(1)
-            for rows, expected in zip(found, _same_rows(original), strict=True)
-        ]
-    )
-    return error, float(same.mean())
+    original = _same_rows(_forward(torch_model, embeddings, lambda weight: weight))
+    same = [a.logits.argmax(1) == b.logits.argmax(1) for a, b in zip(found, original, strict=True)]
+    return error, float(np.concatenate(same).mean())
 
 
 def _open(path: Path, device: str) -> _Opened:

@@ -57,16 +57,17 @@ def narrow_weights(graph: ir.Graph, precision: Precision) -> None:
 
 def _narrow(weight: ir.Value, precision: Precision) -> ir.Node:
     """The cast that takes the place of `weight`; the weight it casts is not yet registered."""
-    tensor, dtype = weight.const_value, _IR_TYPES[precision]
-
-    def stored() -> TorchTensor:
-        narrow = torch_tensor(weight).to(STORED_TYPES[precision])
-        if not torch.isfinite(narrow).all():
-            raise ExportError(f"weight {weight.name} is too large for {precision}. Use bf16.")
-        return TorchTensor(narrow, name=f"{weight.name}.{precision}")
-
-    lazy = ir.LazyTensor(stored, dtype=dtype, shape=tensor.shape, name=f"{weight.name}.{precision}")
-    kept = ir.Value(name=lazy.name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=lazy)
+    name, dtype = f"{weight.name}.{precision}", STORED_TYPES[precision]
+    if torch_tensor(weight).abs().max() > torch.finfo(dtype).max:
+        raise ExportError(f"weight {weight.name} is too large for {precision}. Use bf16.")
+    wide = ir.Value(name=weight.name, type=weight.type, const_value=weight.const_value)
+    lazy = ir.LazyTensor(
+        lambda: TorchTensor(torch_tensor(wide).to(dtype), name=name),
+        dtype=_IR_TYPES[precision],
+        shape=weight.shape,
+        name=name,
+    )
+    kept = ir.Value(name=name, type=ir.TensorType(lazy.dtype), shape=weight.shape, const_value=lazy)
     cast = ir.node("Cast", [kept], {"to": ir.DataType.FLOAT})
     cast.outputs[0].type, cast.outputs[0].shape = weight.type, weight.shape
     weight.replace_all_uses_with(cast.outputs[0])

@@ -14,15 +14,21 @@ SIZES = {
     "vocab_size": 101,
     "max_position_embeddings": 512,
 }
-KINDS = ("llama", "mistral", "qwen2", "phi3")
+KINDS: dict[str, dict[str, int]] = {
+    "llama": {},
+    "mistral": {"head_dim": 32, "sliding_window": 4096},
+    "qwen2": {"tie_word_embeddings": True},
+    "phi3": {"num_key_value_heads": 4, "bos_token_id": 1, "eos_token_id": 2},
+}
+"""Model types with what is special about each."""
 
 
 def text_checkpoint(
     folder: Path, kind: str, *, seed: int = 0, dtype=torch.float32, **sizes
 ) -> Path:
-    """`folder`, with config.json and safetensors of a random model; `sizes` go over SIZES."""
+    """`folder`, with config.json and safetensors of a random model; `sizes` go over all else."""
     # The default initialisation (0.02) makes logits so small that errors would not show.
-    settings = {"initializer_range": 0.15, "pad_token_id": 0, **SIZES, **sizes}
+    settings = {"initializer_range": 0.15, "pad_token_id": 0, **SIZES, **KINDS[kind], **sizes}
     config = AutoConfig.for_model(kind, **settings)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
