@@ -27,6 +27,7 @@ from inference.runtime import ModelMemoryError
 from inference.volume import Volume
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue
+from node.clinical_context import clinical_context
 from node.completeness import routed_series
 from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import REPORT, SEGMENTATION, RunFolder
@@ -175,6 +176,7 @@ def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -
             return model.assess(
                 volume,
                 at=datetime.now(UTC),
+                context=clinical_context(volume.sources[0]),
                 progress=lambda doing: log.info("series.assessment", run=run.id, doing=doing),
                 cancelled=bench.stopping.is_set,
             )

@@ -4,8 +4,11 @@ python -m inference.export --from DIR --card CARD.toml --out DIR [--precision in
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
 
 from inference.bundle import BundleError
 from inference.export.card import load_card
@@ -26,6 +29,8 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    logging.disable(logging.INFO)  # torch's exporter tells of every node that it folds
+    disable_progress_bar()
     try:
         bundle = convert_checkpoint(
             Checkpoint(arguments.checkpoint, arguments.vision_tower),
