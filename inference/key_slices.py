@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from inference.families.reading import NotForThisModel
+from inference.assessment import NotForThisModel
 from inference.manifest import KeySlices
 from inference.volume import Volume
 

@@ -104,7 +104,6 @@ class Language:
             limit=limit or self.prompts.max_new_tokens,
             constraint=constraint,
             repetition_penalty=self.prompts.repetition_penalty,
-            seen_ids=asked,
         )
 
     def _clinical(self, context: str) -> str:

@@ -9,11 +9,12 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from inference.bundle import SEGMENT, VISION, Bundle, BundleError
+from inference.families.llava import LlavaReader
 from inference.families.m3d_lamed import M3dReader
 from inference.families.overread_vlm import HeadReader
 from inference.families.reading import Reader
 from inference.language import Language
-from inference.manifest import ForegroundVolume, HeadGrid
+from inference.manifest import ForegroundVolume, HeadGrid, KeySlices
 from inference.runtime import Graph
 
 T = TypeVar("T", bound=BaseModel)
@@ -26,12 +27,18 @@ def _overread_vlm(bundle: Bundle, graph: OpenGraph, _language: Language) -> Read
     return HeadReader(_expect(bundle, HeadGrid), graph(VISION))
 
 
+def _llava(bundle: Bundle, graph: OpenGraph, language: Language) -> Reader:
+    spec = _expect(bundle, KeySlices)
+    return LlavaReader(spec, bundle.manifest.findings, graph(VISION), language)
+
+
 def _m3d_lamed(bundle: Bundle, graph: OpenGraph, language: Language) -> Reader:
     seg = graph(SEGMENT) if SEGMENT in bundle.manifest.files else None
     return M3dReader(_expect(bundle, ForegroundVolume), graph(VISION), seg, language)
 
 
 FAMILIES: dict[str, Callable[[Bundle, OpenGraph, Language], Reader]] = {
+    "llava": _llava,
     "m3d_lamed": _m3d_lamed,
     "overread-vlm": _overread_vlm,
 }

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from inference.families.reading import NotForThisModel
+from inference.assessment import NotForThisModel
 from inference.key_slices import CANDIDATES, VIEWS, Lightbox
 from inference.manifest import KeySlices
 from inference.simulation import PLANES, volume_of

@@ -41,6 +41,7 @@ CLIP = {
     "image_size": 56,
     "patch_size": 14,
 }
+TOKENS = (CLIP["image_size"] // CLIP["patch_size"]) ** 2
 PUBLISHED = {
     "mm_vision_tower": "openai/clip-vit-large-patch14-336",
     "mm_projector_type": "mlp2x_gelu",

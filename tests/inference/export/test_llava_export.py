@@ -1,5 +1,4 @@
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,66 +6,26 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime_genai")
-from llava_checkpoints import PLACEHOLDER, llava_checkpoint, reference  # noqa: E402
+from llava_checkpoints import TOKENS, llava_checkpoint  # noqa: E402
+from llava_exports import LIMIT, Export, exported, parts, pictures, reference_tokens  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
 from inference.decoder import Decoder  # noqa: E402
 from inference.export import llava  # noqa: E402
 from inference.export.answers import NO, YES, yes_and_no  # noqa: E402
 from inference.export.checkpoint import Checkpoint  # noqa: E402
-from inference.export.converted import Converted  # noqa: E402
 from inference.export.graphs import ExportError  # noqa: E402
 from inference.export.llava import convert, recognises  # noqa: E402
 from inference.export.llava_vision import llava_vision  # noqa: E402
 from inference.generate import write  # noqa: E402
-from inference.manifest import IMAGE, QUESTION  # noqa: E402
 from inference.providers import SessionSettings  # noqa: E402
 from inference.runtime import Graph  # noqa: E402
 
-MODELS = ("llava_mistral", "llava_qwen2", "llava")
 SETTINGS = SessionSettings(threads=1)
 QUESTIONS = ("Is there a haemorrhage?", "Describe the images.", "是否有出血？")
-TOKENS = 16
-LIMIT = 24
 
 
-@dataclass(frozen=True)
-class Export:
-    """A converted checkpoint, and what it was converted from."""
-
-    checkpoint: Path
-    out: Path
-    converted: Converted
-
-
-def exported(folder: Path, model_type: str, precision: str = "fp32", **options) -> Export:
-    checkpoint = llava_checkpoint(folder / "checkpoint", model_type, **options)
-    out = folder / "out"
-    out.mkdir()
-    converted = convert(Checkpoint(checkpoint), out, precision, "cpu", lambda _: None)
-    return Export(checkpoint, out, converted)
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def export(request, tmp_path_factory) -> Export:
-    return exported(tmp_path_factory.mktemp(request.param), request.param)
-
-
-def pictures(count: int) -> np.ndarray:
-    return np.random.default_rng(count).normal(size=(count, 3, 56, 56)).astype(np.float32)
-
-
-def parts(export: Export, question: str, count: int) -> list[list[int]]:
-    """Token ids before, between and after the pictures."""
-    prompts = export.converted.prompts
-    tokenizer = Tokenizer.from_file(str(export.out / "tokenizer.json"))
-    before, after = prompts.template.replace(QUESTION, question).split(IMAGE)
-    texts = [before, *[prompts.picture_separator] * (count - 1), after]
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    return [[*prompts.first_ids, *ids[0]], *ids[1:]]
-
-
-def bundle_tokens(export: Export, question: str, count: int) -> list[int]:
+def bundle_tokens(export: Export, question: str, pixels: np.ndarray) -> list[int]:
     """What the exported graphs write, greedily."""
     shape, prompts = export.converted.decoder, export.converted.prompts
     embed, graph, vision = (
@@ -74,9 +33,9 @@ def bundle_tokens(export: Export, question: str, count: int) -> list[int]:
         for name in ("embed.onnx", f"decoder.{shape.precision}.onnx", "vision.onnx")
     )
     decoder = Decoder(embed, graph, shape)
-    seen = vision({"pixels": pictures(count)})["image_tokens"]
-    assert seen.shape == (count, TOKENS, shape.width)
-    first, *rest = (decoder.embed(ids) for ids in parts(export, question, count))
+    seen = vision({"pixels": pixels})["image_tokens"]
+    assert seen.shape == (len(pixels), TOKENS, shape.width)
+    first, *rest = (decoder.embed(ids) for ids in parts(export, question, len(pixels)))
     pieces = [first]
     for picture, text in zip(seen, rest, strict=True):
         pieces += [picture, text]
@@ -90,58 +49,26 @@ def bundle_tokens(export: Export, question: str, count: int) -> list[int]:
     )
 
 
-def reference_tokens(export: Export, question: str, count: int) -> list[int]:
-    """What transformers' own model writes from the same weights."""
-    model = reference(Checkpoint(export.checkpoint).config["model_type"])
-    placeholder = [PLACEHOLDER] * TOKENS
-    first, *rest = parts(export, question, count)
-    ids = torch.tensor([first + [i for part in rest for i in placeholder + part]])
-    inputs = {"input_ids": ids, "pixel_values": torch.tensor(pictures(count))}
-    prompts = export.converted.prompts
-    if prompts.repetition_penalty != 1.0:
-        # The published code passes embeddings, so that only what was written counts as repeated.
-        inputs = {"inputs_embeds": embedded(model, **inputs)}
-    with torch.inference_mode():
-        written = model.generate(
-            **inputs,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=LIMIT,
-            eos_token_id=list(prompts.stop_ids),
-            pad_token_id=0,
-            repetition_penalty=prompts.repetition_penalty,
-        )[0].tolist()
-    written = written if "inputs_embeds" in inputs else written[ids.shape[1] :]
-    return written[:-1] if written[-1] in prompts.stop_ids else written
-
-
-def embedded(model, input_ids, pixel_values):
-    with torch.inference_mode():
-        embeddings = model.get_input_embeddings()(input_ids)
-        features = model.model.get_image_features(pixel_values=pixel_values).pooler_output
-        embeddings[input_ids == PLACEHOLDER] = torch.cat(list(features))
-    return embeddings
-
-
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_bundle_writes_what_transformers_writes(export: Export, count: int) -> None:
+def test_the_bundle_writes_what_transformers_writes(llava_export: Export, count: int) -> None:
     written = []
+    pixels = pictures(count)
     for question in QUESTIONS:
-        expected = reference_tokens(export, question, count)
-        assert bundle_tokens(export, question, count) == expected
+        expected = reference_tokens(llava_export, question, pixels)
+        assert bundle_tokens(llava_export, question, pixels) == expected
         written.append(tuple(expected))
     # Had the pictures or the question no weight, this would prove nothing.
     assert len(set(written)) > 1
     assert max(len(set(tokens)) for tokens in written) > 4
 
 
-def test_the_manifests_parts_follow_the_published_code(export: Export) -> None:
-    converted, prompts = export.converted, export.converted.prompts
-    assert recognises(Checkpoint(export.checkpoint).config)
+def test_the_manifests_parts_follow_the_published_code(llava_export: Export) -> None:
+    converted, prompts = llava_export.converted, llava_export.converted.prompts
+    assert recognises(Checkpoint(llava_export.checkpoint).config)
     assert converted.splice.tokens == TOKENS
     assert converted.parity_error < 1e-3
-    first, after = parts(export, "Q", 1)
-    tokenizer = Tokenizer.from_file(str(export.out / "tokenizer.json"))
+    first, after = parts(llava_export, "Q", 1)
+    tokenizer = Tokenizer.from_file(str(llava_export.out / "tokenizer.json"))
     said = tokenizer.decode(first) + "|" + tokenizer.decode(after, skip_special_tokens=False)
     if converted.decoder.kv_heads == 4:
         assert said.startswith("A chat between a curious human")
@@ -155,8 +82,8 @@ def test_the_manifests_parts_follow_the_published_code(export: Export) -> None:
         assert (first[0], prompts.stop_ids) == (1, (2,))
 
 
-def test_tokens_for_yes_and_no_are_whole_words(export: Export) -> None:
-    tokenizer = Tokenizer.from_file(str(export.out / "tokenizer.json"))
+def test_tokens_for_yes_and_no_are_whole_words(llava_export: Export) -> None:
+    tokenizer = Tokenizer.from_file(str(llava_export.out / "tokenizer.json"))
     yes, no = yes_and_no(tokenizer)
     assert {tokenizer.decode([number]).strip() for number in yes} == {"Yes", "yes", "是"}
     assert {tokenizer.decode([number]).strip() for number in no} == {"No", "no", "否"}
