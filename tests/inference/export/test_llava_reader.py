@@ -112,7 +112,8 @@ def test_the_text_of_a_bundle_is_that_of_transformers(llava_export: Export) -> N
     pixels = Lightbox(scan, loaded.spec).pictures(slices)
     seen = loaded.language.look(image_tokens(loaded.vision, pixels))
     tokenizer = Tokenizer.from_file(str(loaded.export.out / "tokenizer.json"))
-    for question in QUESTIONS.values():
+    # Of so many characters some are in the answer: the prompt must not count as repeated.
+    for question in (*QUESTIONS.values(), "".join(map(chr, range(33, 127)))):
         expected = reference_tokens(loaded.export, question, pixels)
         found = loaded.language.write(seen, question, limit=LIMIT)
         assert found == tokenizer.decode(expected).strip()
