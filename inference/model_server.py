@@ -1,17 +1,17 @@
 """What the process of `inference.process` does: load one model, warm it, answer for it.
 
-    python -m inference.model_server FD
+    python -m inference.model_server CONNECTION LIFELINE
 
-FD is the number of its connection. When that closes, the parent is gone, and this process ends.
+Both are numbers of open files. When the lifeline closes the parent is gone, and this process ends.
 """
 
+import fcntl
 import importlib
 import os
-import queue
 import resource
+import select
 import signal
 import sys
-import threading
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -47,18 +47,16 @@ class ServedModel(Protocol):
 
 def serve(connection: Connection) -> None:
     """Answer the task and then each request, until one fails or the other end is gone."""
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
 
     def progress(doing: str) -> None:
         crossing.send(connection, ("progress", doing))
 
     try:
-        model = _load(requests.get())
+        model = _load(crossing.receive(connection))
         loaded = Loaded(model.identity, model.provider, model.degraded)
         crossing.send(connection, ("done", loaded))
         while True:
-            volume, keywords = requests.get()
+            volume, keywords = crossing.receive(connection)
             answer = model.assess(volume, progress=progress, **keywords)
             del volume, keywords  # the memory that they lie in
             crossing.send(connection, ("done", answer))
@@ -77,14 +75,16 @@ def _load(task: Task) -> ServedModel:
     return model
 
 
-def _read(connection: Connection, requests: "queue.SimpleQueue[Any]") -> None:
-    """Queue requests; the end of the connection, or of this thread, ends the process."""
-    try:
-        with suppress(EOFError, OSError):
-            while True:
-                requests.put(crossing.receive(connection))
-    finally:
-        os._exit(1)
+def die_with_parent(lifeline: int) -> None:
+    """Have the kernel end this process when the pipe's other end closes.
+
+    No thread watches it: one would not be heard while native code hangs and keeps the interpreter.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)  # by SIGIO, which ends a process
+    if select.select([lifeline], [], [], 0)[0]:  # it was closed before
+        sys.exit(1)
 
 
 def _as_told(error: Exception) -> Exception:
@@ -115,5 +115,6 @@ def _offer_to_the_oom_killer() -> None:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to end
+    die_with_parent(int(sys.argv[2]))
     _offer_to_the_oom_killer()
     serve(Connection(int(sys.argv[1])))

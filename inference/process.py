@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
+
+from pydicom import Dataset
 
 from inference import crossing
 from inference.assessment import Assessment, ModelIdentity, Text
@@ -118,18 +120,20 @@ class ModelProcess:
         volume: Volume,
         *,
         at: datetime,
+        context: str = "",
+        priors: Sequence[Volume] = (),
         progress: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-        **context: Any,
     ) -> Assessment:
-        """What the model says of `volume`; arrays of the answer are read-only.
+        """What the model says of `volume`, as Model.assess does; masks are read-only.
 
         Raises ModelCrashedError, ModelTimeoutError, ModelCancelledError, ModelFailedError,
         ModelMemoryError, and what loading raises where the process had to be started again.
         """
         if self._child is None:
             self._loaded = self._start(cancelled)
-        request = (volume, {"at": at, **context})
+        earlier = tuple(_without_headers(prior) for prior in priors)
+        request = (_without_headers(volume), {"at": at, "context": context, "priors": earlier})
         answer = self._ask(request, self._limits.seconds, progress, cancelled)
         if not isinstance(answer, Assessment):
             raise ModelFailedError(f"the model answered with {type(answer).__name__}")
@@ -167,14 +171,21 @@ class ModelProcess:
         return answer
 
 
+def _without_headers(volume: Volume) -> Volume:
+    """No model reads the headers: patient data stays here, and sending them takes a second."""
+    return replace(volume, sources=(Dataset(),) * len(volume.sources))
+
+
 class _Child:
-    """The process and the connection to it."""
+    """The process and the connection to it; it ends when `_lifeline` closes, however that came."""
 
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
+        watched, self._lifeline = Pipe(duplex=False)
+        files = [theirs.fileno(), watched.fileno()]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "inference.model_server", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "inference.model_server", *map(str, files)],
+            pass_fds=files,
             # What a library prints may hold values of the study: nothing of it is kept.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -183,6 +194,7 @@ class _Child:
             start_new_session=True,
         )
         theirs.close()
+        watched.close()
 
     def ask(
         self,
@@ -217,6 +229,7 @@ class _Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._connection.close()
+        self._lifeline.close()
 
     def _death(self) -> str:
         try:

@@ -43,6 +43,8 @@ HEAVY = frozenset(
 )
 """Operators that are the work of a graph; what reckons with shapes belongs on the CPU."""
 
+OTHER_PROVIDER = "set inference.provider to one that takes the graph, or export the bundle again"
+
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -179,6 +181,13 @@ def _session(
             # ONNX Runtime's exceptions share no base class below Exception.
             if is_out_of_memory(error):
                 raise
+            if provider != "cpu":
+                _session(path, settings, "cpu", None)  # says so where the graph itself is bad
+                raise RuntimeProviderError(
+                    provider,
+                    Text(en=f"it refused {path.name}", zh=f"无法加载 {path.name}"),
+                    f"{OTHER_PROVIDER}; ONNX Runtime says: {_first_line(error)}",
+                ) from error
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load it ({_first_line(error)}). Truncated, damaged, "
                 "or made for another version: copy the whole bundle again, or export it again."
@@ -227,7 +236,7 @@ def _assert_taken(session: ort.InferenceSession, provider: Provider, path: Path)
         raise RuntimeProviderError(
             provider,
             Text(en=f"{path.name}: {problem.en}", zh=f"{path.name}:{problem.zh}"),
-            "set inference.provider to one that takes the graph, or export the bundle again",
+            OTHER_PROVIDER,
         )
 
 

@@ -20,7 +20,7 @@ from node.catalogue import Catalogue
 from node.database import SchemaError
 from node.durable import write_new
 from node.resident_model import MODEL_ERRORS
-from node.settings import Peer, Settings, SettingsError, host_resolves, load_settings
+from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
 
 RESULT_CLASSES: tuple[UID, ...] = (SegmentationStorage, Comprehensive3DSRStorage)
@@ -207,7 +207,7 @@ def _models(settings: Settings) -> Iterator[Result]:
 
 def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
     subject = f"peer {peer.name}"
-    if not host_resolves(peer.host):
+    if not _host_resolves(peer.host):
         yield Result(
             subject,
             Outcome.FAILED,
@@ -223,6 +223,14 @@ def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
     yield Result(subject, Outcome.OK, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
     if any(peer.name in route.results_to for route in settings.routes):
         yield _acceptance(peer, settings)
+
+
+def _host_resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def _acceptance(peer: Peer, settings: Settings) -> Result:

@@ -4,10 +4,8 @@ Environment variables override the file for what should not lie in it, such as a
 `OVERREAD_NODE__DATABASE_URL=postgresql://...` (prefix `OVERREAD_`, two underscores between keys).
 """
 
-import difflib
 import ipaddress
 import re
-import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,10 +19,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from inference.providers import Limits, OnMissing, Provider, SessionSettings
+from node.mistakes import sentence_of
 from node.routing import check_expression
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
@@ -269,50 +267,6 @@ def load_settings(path: Path) -> Settings:
     try:
         return Settings(**content)
     except ValidationError as error:
-        raise SettingsError(path, [_sentence(detail) for detail in error.errors()]) from None
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    """One mistake as `key: what is wrong; remedy`."""
-    key = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(detail["loc"])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
-    if detail["type"] == "missing":
-        return f"{key}: is missing; add it (see config/overread.toml)"
-    return f"{key}: {message} (found {_shown(detail['input'])})"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Keys that are valid where an unknown one was found."""
-    model: type[BaseModel] = Settings
-    sections: dict[str, type[BaseModel]] = {
-        "node": NodeSettings,
-        "inference": InferenceSettings,
-        "web": WebSettings,
-        "delivery": Delivery,
-        "peers": Peer,
-        "routes": Route,
-    }
-    if len(location) > 1:
-        model = sections[str(location[0])]
-    return sorted(model.model_fields)
-
-
-def host_resolves(host: str) -> bool:
-    """Whether the name or address of a peer means anything to this machine."""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
+        raise SettingsError(
+            path, [sentence_of(detail, Settings) for detail in error.errors()]
+        ) from None

@@ -1,5 +1,6 @@
 """A model that does what `context` says, for tests of the process that it runs in."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class Model:
     def warm(self):
         pass
 
-    def assess(self, volume, *, at, progress=None, context=""):
+    def assess(self, volume, *, at, progress=None, context="", priors=()):
         progress("looking")
         behaviour, _, argument = (context or self.usual).partition(" ")
         BEHAVIOURS[behaviour](argument)
@@ -70,7 +71,10 @@ class Model:
         record = AssessmentRecord(
             model=IDENTITY, completed=True, segments=(segment,), assessed_at=at
         )
-        return Assessment(record, {1: volume.grid.array > 0})
+        if any(source for one in (volume, *priors) for source in one.sources):
+            raise ValueError("a header came over")
+        base = priors[0].grid.array if priors else 0
+        return Assessment(record, {1: volume.grid.array > base})
 
 
 def eat(_):
@@ -91,6 +95,12 @@ def hang(path):
     time.sleep(1000)
 
 
+def hang_in_native_code(path):
+    """As a library does that never returns and keeps the interpreter's lock."""
+    note(path, os.getpid())
+    ctypes.PyDLL(None).sleep(1000)
+
+
 def note(path, number):
     part = Path(f"{path}.part")
     part.write_text(str(number))
@@ -103,6 +113,7 @@ BEHAVIOURS = {
     "exit": lambda _: sys.exit(3),
     "hang": hang,
     "hang_with_a_child": hang_with_a_child,
+    "hang_in_native_code": hang_in_native_code,
     "eat": eat,
     "raise": lambda name: {}[name],
 }

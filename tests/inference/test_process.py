@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,15 @@ def test_volume_and_context_go_over_and_progress_and_masks_come_back(process, bl
     assert doing == ["looking", "writing"]
     assert (process.identity, found.record.assessed_at) == (IDENTITY, AT)
     assert process.degraded[0].en == "slower"
+
+
+def test_priors_go_over_and_no_header_does(process, bleeding):
+    bleeding.volume.sources[0].PatientName = "Mustermann^Erika"
+    grid = bleeding.volume.grid
+    prior = replace(bleeding.volume, grid=grid.with_array(np.full_like(grid.array, 50)))
+    found = process.assess(bleeding.volume, at=AT, priors=[prior])
+    np.testing.assert_array_equal(found.masks[1], grid.array > 50)
+    assert bleeding.volume.sources[0].PatientName == "Mustermann^Erika"
 
 
 @pytest.mark.parametrize(
@@ -152,13 +162,14 @@ process = ModelProcess(
     Path("/nowhere"), SessionSettings(), Limits(60, 0), factory="{HERE}:load_model"
 )
 volume = scan(HeadPhantom(1, haemorrhage=False), (10, 32, 32), (5.0, 7.0, 7.0)).volume
-process.assess(volume, at=AT, context="hang " + sys.argv[1])
+process.assess(volume, at=AT, context=sys.argv[1])
 """
 
 
-def test_the_process_ends_with_a_parent_that_is_killed(tmp_path):
+@pytest.mark.parametrize("hang", ["hang", "hang_in_native_code"])
+def test_the_process_ends_with_a_parent_that_is_killed(tmp_path, hang):
     note = tmp_path / "pid"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(note)])
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, f"{hang} {note}"])
     try:
         await_true(note.exists, 60)
         child = int(note.read_text())

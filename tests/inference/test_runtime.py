@@ -83,6 +83,29 @@ def test_onnx_runtime_does_not_fall_back_by_itself(product: Path, monkeypatch) -
         Graph(product, replace(ONE_THREAD, provider="cuda"))
 
 
+def test_a_provider_that_fails_is_not_taken_for_a_damaged_graph(product: Path, monkeypatch) -> None:
+    def options(provider, *_):
+        return [(CPU, {"unknown": "option"} if provider == "cuda" else {})]
+
+    def session(path, *arguments, providers, **keywords):
+        if providers[0][1]:
+            raise RuntimeError("Please install the libraries\nand more")
+        return original(path, *arguments, providers=providers, **keywords)
+
+    original = runtime.ort.InferenceSession
+    monkeypatch.setattr(runtime, "_require", lambda provider: None)
+    monkeypatch.setattr(runtime, "provider_options", options)
+    monkeypatch.setattr(runtime.ort, "InferenceSession", session)
+    cuda = replace(ONE_THREAD, provider="cuda")
+    with pytest.raises(RuntimeProviderError, match=r"it refused product\.onnx\. .* Please install"):
+        Graph(product, cuda)
+    degraded = Graph(product, replace(cuda, on_missing="degrade")).degraded
+    assert degraded.en == "Computed on CPU, not on CUDA as configured: it refused product.onnx."
+    product.write_bytes(b"no graph")
+    with pytest.raises(BundleError, match="cannot load it"):
+        Graph(product, cuda)
+
+
 @pytest.mark.parametrize("size", [0, 1, 60, 150])
 def test_a_truncated_graph_is_named(product: Path, size) -> None:
     product.write_bytes(product.read_bytes()[:size])
