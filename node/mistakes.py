@@ -1,7 +1,7 @@
 """What is wrong with a configuration, in sentences: which key, why, and what to write instead."""
 
 import difflib
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -30,7 +30,7 @@ def _shown(value: object) -> str:
 
 def _known_keys(location: tuple[int | str, ...], settings: type[BaseModel]) -> list[str]:
     """Keys that are valid where an unknown one was found."""
-    section = settings
+    section: Any = settings
     for part in location[:-1]:
         if isinstance(part, str):  # a number is the place in a list of sections
             annotation = section.model_fields[part].annotation
