@@ -4,6 +4,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.system.peers import REPOSITORY, Node, Storescp, await_true, needs_dcm
 pytestmark = [pytest.mark.peers, needs_dcmtk]
 
 CRASH_AT = Path(__file__).parent / "crash_at.py"
+HANGING_MODEL = Path(__file__).parent / "hanging_model.py"
 STEPS = ("select", "assemble", "assess", "write", "check", "deliver", "settle")
 
 
@@ -47,6 +49,28 @@ def test_the_node_killed_at_a_step_resumes_and_nothing_is_doubled(tmp_path, head
             node.kill()
             node.start()
         check_everything_arrived_once(node, pacs, head)
+
+
+def test_a_node_stopped_while_the_model_hangs_stops_soon_and_takes_the_study_up_again(
+    tmp_path, head
+):
+    pacs_port = free_ports(1)[0]
+    config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=1)
+    hanging = Node(config, command=[sys.executable, str(HANGING_MODEL)])
+    pacs = Storescp(tmp_path / "pacs", pacs_port)
+    with running(pacs):
+        with running(hanging):
+            hanging.start()
+            send([read_instance(path) for path in head.paths], hanging.peer, "PACS")
+            await_true(lambda: '"looking"' in hanging.log(), 60, "the assessment")
+            began = time.monotonic()
+            hanging.stop()
+            assert time.monotonic() - began < 15
+            assert "role.killed" not in hanging.log()
+        node = Node(config)
+        with running(node):
+            node.start()
+            check_everything_arrived_once(node, pacs, head)
 
 
 def test_a_study_that_always_takes_its_worker_down_is_failed_and_not_for_ever_tried(tmp_path, head):
