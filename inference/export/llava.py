@@ -72,7 +72,7 @@ class Conversation:
 
 
 LLAVA_MED = Conversation("[INST] {image}\n{question} [/INST]", True, "montage", 4)
-# It was given up to six images in training; one is kept for a prior examination.
+# Its published chat takes six images at most; one is kept for a prior examination.
 HUATUO = Conversation("<|user|>\n{image}\n{question}\n<|assistant|>\n", False, "images", 5, 1.2)
 LLAVA_V1 = Conversation(
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "

@@ -16,6 +16,9 @@ PROJECTOR = "model.mm_projector."
 CLIP_HEAD_SIZE = 64
 """Of every CLIP that OpenAI published; a shape does not tell it."""
 
+UNSAID = {"mm_projector_type": "linear", "mm_vision_select_feature": "patch"}
+"""What the published code takes where config.json is silent."""
+
 EXPECTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
 
 
@@ -37,7 +40,7 @@ class LlavaVision(nn.Module):
 def llava_vision(checkpoint: Checkpoint) -> LlavaVision:
     """The module with the checkpoint's weights in fp32; raises ExportError."""
     for key, value in EXPECTED.items():
-        if (found := checkpoint.config.get(key, value)) != value:
+        if (found := (UNSAID | checkpoint.config)[key]) != value:
             raise ExportError(f"{checkpoint.folder}: {key} is {found!r}, only {value!r} is known.")
     weights, prefix = _tower_weights(checkpoint)
     layer = checkpoint.config.get("mm_vision_select_layer", -2)
