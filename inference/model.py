@@ -27,7 +27,7 @@ from inference.grammar import JsonGrammar, assessment_schema, parse_structured
 from inference.grounding import Grounded, ground
 from inference.language import Language, Seen
 from inference.manifest import FindingSpec
-from inference.providers import SessionSettings
+from inference.providers import Profile, SessionSettings
 from inference.runtime import Graph
 from inference.score import answer, probability
 from inference.volume import Volume
@@ -84,8 +84,9 @@ class Model:
         self.manifest = bundle.manifest
         self._graphs: list[Graph] = []
 
-        def graph(name: str, *, fused: bool = False) -> Graph:
-            self._graphs.append(Graph(bundle.file(name), settings, fused=fused))
+        def graph(name: str, profile: Profile | None = None, *, fused: bool = False) -> Graph:
+            path = bundle.file(name)
+            self._graphs.append(Graph(path, settings, fused=fused, profile=profile))
             return self._graphs[-1]
 
         shape = bundle.manifest.decoder

@@ -93,7 +93,7 @@ def add(
 
 
 @app.command("list")
-def list_(
+def list_bundles(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:

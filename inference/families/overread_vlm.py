@@ -77,7 +77,7 @@ class HeadReading:
 
 
 class HeadReader:
-    """Reads CT heads with the vision graph of an `overread-vlm` bundle."""
+    """Reads CT heads with the vision graph of an `overread_vlm` bundle."""
 
     def __init__(self, preprocessing: HeadGrid, vision: Graph) -> None:
         self._preprocessing, self._vision = preprocessing, vision

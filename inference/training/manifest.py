@@ -53,7 +53,7 @@ def manifest_of(
     """The manifest, without calibration and figures: `inference.training.evaluate` adds them."""
     return Manifest(
         format=2,
-        family="overread-vlm",
+        family="overread_vlm",
         name="Overread demonstration head CT",
         version=version,
         manufacturer="Overread project",

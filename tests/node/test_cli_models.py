@@ -21,8 +21,9 @@ def run(*arguments):
     return CliRunner().invoke(app, ["models", *(str(argument) for argument in arguments)])
 
 
-def said(done) -> str:
-    return " ".join(done.output.split())
+def says(done, text: str) -> bool:
+    """Whether the output holds the text, wherever the console broke its lines."""
+    return "".join(text.split()) in "".join(done.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +70,20 @@ def test_a_bundle_that_was_added_is_listed_shown_and_checked(added):
     assert shown["preprocessing"]["window"] == [-160.0, 240.0]
     checked = run("check", "chest", "--config", added)
     assert checked.exit_code == 0
-    assert "intact and runs on CPUExecutionProvider" in said(checked)
+    assert says(checked, "intact and runs on CPUExecutionProvider")
 
 
 def test_it_answers_its_findings_and_free_questions(added, series):
     done = run("ask", "chest", series, "--config", added)
     assert done.exit_code == 0, done.output
     for label in ("Pleural effusion", "Pneumothorax", "Pericardial effusion", "Cardiomegaly"):
-        assert f"{label}: " in said(done)
-    assert "not been calibrated" in said(done)
-    assert "Not for clinical use" in said(done)
+        assert says(done, f"{label}: ")
+    assert says(done, "not been calibrated")
+    assert says(done, "Not for clinical use")
     free = run("ask", "chest", series, "--config", added, "--question", "Is this a head?")
     assert free.exit_code == 0, free.output
-    assert "Is this a head?" in said(free)
-    assert "(not calibrated)" in said(free)
+    assert says(free, "Is this a head?")
+    assert says(free, "(not calibrated)")
 
 
 def test_a_prior_and_an_indication_are_taken(added, series):
@@ -101,7 +102,7 @@ def test_a_bundle_that_was_changed_is_named_in_the_list_and_not_used(added, tmp_
     for command in (("check", "x"), ("ask", "x", series), ("show", "x")):
         done = run(*command, "--config", config)
         assert done.exit_code == 1
-        assert "embed.onnx: SHA-256" in said(done)
+        assert says(done, "embed.onnx: SHA-256")
 
 
 def test_a_bundle_is_removed_unless_a_route_names_it(added, tmp_path):
@@ -110,41 +111,32 @@ def test_a_bundle_is_removed_unless_a_route_names_it(added, tmp_path):
     config.write_text(config.read_text().replace("builtin/head_ct", "chest"))
     refused = run("remove", "chest", "--config", config)
     assert refused.exit_code == 1
-    assert "route head" in said(refused)
+    assert says(refused, "route head")
     config.write_text(config.read_text().replace('"chest"', '"builtin/head_ct"'))
     assert run("remove", "chest", "--config", config).exit_code == 0
     assert not (tmp_path / "state/models/chest").exists()
-    assert "is no bundle" in said(run("remove", "chest", "--config", config))
-    assert "no name for a bundle" in said(run("remove", "../state", "--config", config))
+    assert says(run("remove", "chest", "--config", config), "is no bundle")
+    assert says(run("remove", "../state", "--config", config), "no name for a bundle")
 
 
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (lambda folder: (folder / "config.json").unlink(), "config.json"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "x"}'), "known family"),
-        (lambda folder: next(folder.glob("*.safetensors")).unlink(), "missing"),
-        (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"no"), "safetensors"),
-    ],
-    ids=["no config", "unknown family", "no shard", "broken shard"],
-)
-def test_a_checkpoint_that_cannot_be_converted_leaves_nothing(
-    checkpoint, tmp_path, capfd, damage, why
-):
+def test_a_checkpoint_that_cannot_be_converted_leaves_nothing(checkpoint, tmp_path, capfd):
     copy, config = shutil.copytree(checkpoint, tmp_path / "copy"), write_config(tmp_path)
-    damage(copy)
+    (copy / "config.json").write_text('{"model_type": "hulu_med"}')
     done = run("add", "new", "--from", copy, "--card", CARD, "--config", config)
     assert done.exit_code == 1
-    assert "new was not added" in said(done)
-    assert why in capfd.readouterr().err
-    assert not list((tmp_path / "state/models").glob("*new*"))
+    assert says(done, "new was not added")
+    assert "hulu_med is of no known family" in capfd.readouterr().err
+    assert not (tmp_path / "state/models").exists()
 
 
-def test_a_card_with_mistakes_is_named_with_all_of_them(checkpoint, tmp_path, capfd):
-    card, config = tmp_path / "card.toml", write_config(tmp_path)
+def test_a_card_with_mistakes_is_named_with_all_of_them(tmp_path):
+    pytest.importorskip("torch", reason="the extra 'export' is not installed")
+    from inference.export.card import load_card  # noqa: PLC0415
+    from inference.export.graphs import ExportError  # noqa: PLC0415
+
+    card = tmp_path / "card.toml"
     card.write_text(CARD.read_text().replace("licence", "license").replace("[-160.0", "['a'"))
-    done = run("add", "new", "--from", checkpoint, "--card", card, "--config", config)
-    assert done.exit_code == 1
-    error = capfd.readouterr().err
-    assert "licence: Field required" in error
-    assert "license: Extra inputs" in error
+    with pytest.raises(ExportError, match="licence: Field required") as caught:
+        load_card(card)
+    assert "license: Extra inputs" in str(caught.value)
+    assert "docs/models.md" in str(caught.value)
