@@ -19,8 +19,8 @@ BLOCKS = {8: 128, 4: 32}
 def quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers (outputs, blocks, inputs of a block) in uint8 and scales (outputs, blocks).
 
-    `weight` is (outputs, inputs); a value is (integer - 2^(bits - 1)) x scale. Inputs are padded with
-    zeros to whole blocks.
+    `weight` is (outputs, inputs), which are padded with zeros to whole blocks; a value is
+    (integer - 2^(bits - 1)) x scale.
     """
     zero, block = 1 << (bits - 1), BLOCKS[bits]
     padded = torch.nn.functional.pad(weight.float(), (0, -weight.shape[1] % block))
