@@ -40,7 +40,7 @@ CUDA_NUMBERS = {
 """What graphs for CUDA compute in."""
 
 MAX_INTEGER_ERROR = 0.5
-"""Tolerance where rows are rounded to int8 by blocks of 32: their greatest error in 10^6 logits is
+"""Tolerance where rows are rounded to int8 by blocks: their greatest error in 10^6 logits is
 0.1 to 0.2 of the logits' scale, while those of a wrong graph are off by several times it."""
 
 MAX_CUDA_ERROR = 0.05
