@@ -3,8 +3,9 @@
 What a study looks like is read once; every question and every text continues from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +39,18 @@ class Language:
         self._before, self._after = self.prompts.template.split(IMAGE)
 
     def look(
-        self, pictures: Sequence[Floats], context: str = "", *, reuse: Seen | None = None
+        self,
+        pictures: Sequence[Floats],
+        context: str = "",
+        *,
+        captions: Mapping[int, str] = MappingProxyType({}),
+        reuse: Seen | None = None,
     ) -> Seen:
         """Read the prompt's beginning with `pictures`, each (tokens, width).
 
-        `context` is clinical text that is put before every question. What was `reuse`d must not be
-        asked any more: its memory is taken.
+        `captions` are texts before some of the pictures, by their place; `context` is clinical
+        text that is put before every question. What was `reuse`d must not be asked any more: its
+        memory is taken.
         """
         if not pictures or any(len(tokens) != self._splice.tokens for tokens in pictures):
             found = [len(tokens) for tokens in pictures]
@@ -52,6 +59,7 @@ class Language:
         parts = [self._embed([*self.prompts.first_ids, *self._encode(self._before)])]
         for index, tokens in enumerate(pictures):
             parts += [self._embed(separator)] if index else []
+            parts += [self._embed(self._encode(captions[index]))] if index in captions else []
             parts.append(tokens)
         cache = reuse.cache if reuse else self._decoder.open()
         cache.rewind(0)

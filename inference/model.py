@@ -139,7 +139,7 @@ class Model:
             reading = self.reader.read(volume, priors)
         except NotForThisModel as refusal:
             return not_assessed(self.identity, (refusal.reason, self.manifest.statement), at)
-        seen = self.language.look(reading.pictures, context[:MAX_CONTEXT])
+        seen = self._look(reading, context)
         tell("asking")
         scores = self._probabilities(seen)
         doubted = self._doubted(seen, scores)
@@ -157,13 +157,16 @@ class Model:
         priors: Sequence[Volume] = (),
     ) -> list[Reply]:
         """Replies to free questions, for trying a model; raises NotForThisModel."""
-        pictures = self.reader.read(volume, priors).pictures
-        seen = self.language.look(pictures, context[:MAX_CONTEXT])
+        seen = self._look(self.reader.read(volume, priors), context)
         odds = self.language.log_odds(seen, questions)
         return [
             Reply(question, probability(float(value), None), self.language.write(seen, question))
             for question, value in zip(questions, odds, strict=True)
         ]
+
+    def _look(self, reading: Reading, context: str) -> Seen:
+        said = context[:MAX_CONTEXT]
+        return self.language.look(reading.pictures, said, captions=reading.captions)
 
     def _probabilities(self, seen: Seen) -> list[float]:
         findings = self.manifest.findings

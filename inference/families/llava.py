@@ -4,7 +4,7 @@ A prior examination goes first, as one montage of its own slices. What the model
 pictures together is evidence only with a slice that says the same alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ PICTURES_AT_ONCE = 4
 """More make the image encoder no faster, and cost memory."""
 
 MAX_PRIORS = 1
+PRIOR, CURRENT = "Prior study:\n", "Current study:\n"
 
 
 class SliceScores:
@@ -64,6 +65,7 @@ class LlavaReading:
 
     pictures: tuple[Floats, ...]
     slices: tuple[int, ...]
+    captions: Mapping[int, str]
     limitations: tuple[Text, ...]
     findings: tuple[str, ...]
     scores: SliceScores
@@ -110,6 +112,7 @@ class LlavaReader:
         return LlavaReading(
             pictures=(*before, *image_tokens(self._vision, box.present(slices))),
             slices=slices,
+            captions={0: PRIOR, len(before): CURRENT} if before else {},
             limitations=(_seen_of(len(slices), len(volume.sources)), *limitations),
             findings=tuple(finding.name for finding in self._findings),
             scores=scores,
@@ -142,8 +145,8 @@ def image_tokens(vision: Graph, pictures: Floats) -> list[Floats]:
 
 
 _PRIOR_SHOWN = Text(
-    en="The model was also shown a prior study; its text does not tell the two apart.",
-    zh="模型同时参考了一次既往检查；其文字描述未区分两次检查。",
+    en="The model was also shown a prior study; its text may speak of either.",
+    zh="模型同时参考了一次既往检查；其文字描述可能涉及任一次检查。",
 )
 
 

@@ -47,6 +47,11 @@ class M3dReading:
         """The whole volume is one picture."""
         return (self.tokens,)
 
+    @property
+    def captions(self) -> dict[int, str]:
+        """None: there is one picture."""
+        return {}
+
     def evidence(self, finding: FindingSpec) -> Found | None:
         """What the model outlines when it is asked to; None where it does not, or nothing.
 

@@ -44,6 +44,11 @@ class HeadReading:
         """The whole head is one picture."""
         return (self.tokens,)
 
+    @property
+    def captions(self) -> dict[int, str]:
+        """None: there is one picture."""
+        return {}
+
     def evidence(self, finding: FindingSpec) -> Found | None:
         """The outline inside the skull, and its side of the head's own midline."""
         if finding.segment is None:

@@ -4,7 +4,7 @@ A family is a `Reader`: it turns a volume into pictures for its vision graph, an
 evidence of a finding in them. Prompts, scores, text and the assessment are the same for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Reading(Protocol):
     @property
     def pictures(self) -> Sequence[Floats]:
         """Image tokens (tokens, width) of each picture, in the order of the prompt."""
+
+    @property
+    def captions(self) -> Mapping[int, str]:
+        """Text before some of the pictures, by their place, such as which is the prior."""
 
     @property
     def limitations(self) -> Sequence[Text]:

@@ -188,9 +188,19 @@ def test_the_last_prior_goes_first_as_a_montage(loaded: Loaded) -> None:
     np.testing.assert_allclose(reading.pictures[0], expected, atol=1e-5)
     said = [limitation.en for limitation in reading.limitations[1:]]
     assert said == [
-        "The model was also shown a prior study; its text does not tell the two apart.",
+        "The model was also shown a prior study; its text may speak of either.",
         "Prior studies that were not looked at: 1.",
     ]
+    assert alone.captions == {}
+    assert reading.captions == {0: "Prior study:\n", 1: "Current study:\n"}
+    look = loaded.language.look
+    tokens = Tokenizer.from_file(str(loaded.export.out / "tokenizer.json"))
+    plain = look(reading.pictures)
+    told = look(reading.pictures, captions=reading.captions)
+    said = [tokens.encode(text, add_special_tokens=False).ids for text in reading.captions.values()]
+    assert told.length == plain.length + sum(map(len, said))
+    odds = [loaded.language.log_odds(seen, list(QUESTIONS.values())) for seen in (plain, told)]
+    assert np.abs(odds[0] - odds[1]).min() > 1e-4
 
 
 def test_a_prior_that_cannot_be_read_is_left_out(loaded: Loaded) -> None:
