@@ -59,8 +59,9 @@ _BREAK = word(
 )
 _NO = word(
     r"no|non|not|without|w/o|none|neither|nor|never|cannot|absence of|absent|free of|free from|"
-    r"clear of|unremarkable for|negative for|lack of|lacks|lacking|devoid of|rules? out|ruled out|"
-    r"excludes?|excluded|excluding|[a-z]+n't|denies|against|rather than|instead of"
+    r"clear of|unremarkable for|negative for|negatives?|lack of|lacks|lacking|devoid of|"
+    r"rules? out|ruled out|excludes?|excluded|excluding|[a-z]+n't|denies|against|rather than|"
+    r"instead of"
 )
 _DOUBT = word(
     r"unlikely|doubt|doubtful|doubted|hardly|barely|scarcely|rarely|no longer|fail|fails|"
@@ -93,9 +94,10 @@ _OF_WHAT = re.compile(
 _NOT_SEEN = word(rf"(?:not|never|[a-z]+n't|cannot)(?: \w+){{0,2}}? (?:{_SEEN})")
 _GONE = word(r"absent|excluded|ruled out|negative|none|neither")
 _NAY = re.compile(
-    r"\s*(?:[:=(.?\-–—]+\s*(?:no|none|nil|absent|negative|not|0)(?![a-z0-9])"
-    r"|(?:no|none)\s*[.)]*\s*$|-free(?![a-z0-9]))"
+    r"\s*(?:[:=(.?\-–—]+\s*(?:no|none|nil|absent|negative|not seen|0)(?: evidence| signs?)?"
+    r"|no|none)\s*(?:[),.;]|$)|-free(?![a-z0-9])"
 )
+_NAY_OF_WHAT = re.compile(r"\s*[:=(.?\-–—]+\s*(?:no|none|nil|absent|negative|not|0)(?![a-z0-9])")
 _OTHERWISE = word(r"not|never|cannot|[a-z]+n't|neither|free")
 _LIST = re.compile(r",|(?<![a-z])(?:and|or|nor|with|without|plus)(?![a-z])|[&/]")
 _MAX_WORDS = 8
@@ -125,8 +127,9 @@ def _english(before: str, after: str) -> Polarity:
 def _with_what_follows(denied: bool | None, before: str, after: str) -> Polarity:
     """Take in the predicate behind the mention ("is not seen")."""
     predicate, *others = _LIST.split(after, maxsplit=1)
-    gone, turned = _GONE.search(predicate), _OTHERWISE.search(predicate)
+    gone = _GONE.search(predicate)
     refused = bool(_NAY.match(after) or gone or _NOT_SEEN.search(predicate))
+    turned = _OTHERWISE.search(predicate) or (not refused and _NAY_OF_WHAT.match(after))
     if denied is None or (denied and (refused or turned)) or (gone and turned):
         return Polarity.UNCLEAR
     if refused and _VERB.search(before):
