@@ -1,7 +1,7 @@
 """A manifest of no particular model, for tests of what is done with one."""
 
 from inference.assessment import Code, Text
-from inference.manifest import FindingSpec, Manifest, WordsOf
+from inference.manifest import FindingSpec, Manifest, SegmentSpec, WordsOf
 
 HAEMORRHAGE = FindingSpec(
     name="intracranial_haemorrhage",
@@ -16,6 +16,16 @@ HAEMORRHAGE = FindingSpec(
         regions=(Text(en="frontal", zh="额叶"), Text(en="deep", zh="深部")),
     ),
 )
+MASS = HAEMORRHAGE.model_copy(
+    update={
+        "segment": SegmentSpec(
+            category=Code(value="49755003", scheme="SCT", meaning="Morphologic abnormality"),
+            type=Code(value="4147007", scheme="SCT", meaning="Mass"),
+        )
+    }
+)
+"""A finding that is outlined."""
+
 SHIFT = FindingSpec(
     name="midline_shift",
     label=Text(en="Midline shift", zh="中线移位"),

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifests import HAEMORRHAGE, SHIFT, manifest
+from manifests import MASS, SHIFT, manifest
 from scipy.spatial.transform import Rotation
 
-from inference.assessment import Code, NotForThisModel, Text
+from inference.assessment import NotForThisModel, Text
 from inference.families.m3d_lamed import M3dReader
 from inference.foreground import foreground_input
-from inference.manifest import ForegroundVolume, SegmentSpec
+from inference.manifest import ForegroundVolume
 from inference.simulation import PLANES, volume_of
 
 SPEC = ForegroundVolume(
@@ -19,14 +19,6 @@ SPEC = ForegroundVolume(
     size=(16, 64, 64),
     interpolation="trilinear",
     min_slices=8,
-)
-MASS = HAEMORRHAGE.model_copy(
-    update={
-        "segment": SegmentSpec(
-            category=Code(value="49755003", scheme="SCT", meaning="Morphologic abnormality"),
-            type=Code(value="4147007", scheme="SCT", meaning="Mass"),
-        )
-    }
 )
 BODY_MM = np.array([80.0, 60.0, 45.0])
 """Half axes of a body at the origin, along x, y, z."""
