@@ -72,13 +72,6 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: not a valid manifest: {error}. Export the bundle again.") from (
             error
         )
-    for finding in manifest.findings:
-        calibration = finding.calibration
-        if calibration is not None and calibration.scored_by != scored_by(manifest, finding):
-            raise BundleError(
-                f"{path}: the calibration of {finding.name} was fitted on another model, prompt or "
-                "preprocessing. Calibrate this bundle again, or take the calibration out."
-            )
     digest = hashlib.sha256(content)
     required = (VISION, EMBED, decoder_file(manifest.decoder.precision), TOKENIZER)
     missing = [name for name in required if name not in manifest.files]
@@ -86,6 +79,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: lists no {', '.join(missing)}. Export the bundle again.")
     for name in sorted(manifest.files):
         digest.update(_verified(folder, name, manifest.files[name]).encode())
+    _check_calibration(path, manifest)
     return Bundle(folder=folder, manifest=manifest, digest=digest.hexdigest())
 
 
@@ -140,3 +134,13 @@ def _verified(folder: Path, name: str, expected: str) -> str:
             "Copy the whole bundle again."
         )
     return found
+
+
+def _check_calibration(path: Path, manifest: Manifest) -> None:
+    for finding in manifest.findings:
+        calibration = finding.calibration
+        if calibration is not None and calibration.scored_by != scored_by(manifest, finding):
+            raise BundleError(
+                f"{path}: the calibration of {finding.name} was fitted on another model, prompt or "
+                "preprocessing. Calibrate this bundle again, or take the calibration out."
+            )

@@ -48,6 +48,10 @@ _SIDE = Text(
     en="it names another side of {en} than the evidence shows",
     zh="“{zh}”的侧别与影像依据不符",
 )
+_SIDE_UNSEEN = Text(
+    en="it names a side of {en}, and the evidence shows none",
+    zh="所述“{zh}”的侧别无影像依据",
+)
 _SIZE = Text(
     en="it gives a size of {en} that was not measured",
     zh="“{zh}”的大小与测量结果不符",
@@ -159,6 +163,8 @@ def _may_be_denied(claim: Claim, finding: Finding) -> bool:
 
 
 def _misplaced(claim: Claim, finding: Finding) -> Text | None:
+    if claim.sides and finding.evidence is not None and finding.evidence.segment is None:
+        return _SIDE_UNSEEN
     allowed = _ALLOWED[finding.laterality]
     own = allowed if finding.laterality is not None else frozenset()
     if claim.sides - allowed or claim.sides_denied & own:

@@ -111,7 +111,8 @@ class Language:
             stop_ids=self.prompts.stop_ids,
             limit=limit or self.prompts.max_new_tokens,
             constraint=constraint,
-            repetition_penalty=self.prompts.repetition_penalty,
+            # A grammar asks for the same words again and again.
+            repetition_penalty=1.0 if constraint else self.prompts.repetition_penalty,
         )
 
     def _clinical(self, context: str) -> str:

@@ -23,7 +23,7 @@ from inference.decoder import Decoder
 from inference.families import open_reader
 from inference.families.reading import Found, Reading
 from inference.finding import finding_of, segment_of
-from inference.grammar import JsonGrammar, assessment_schema, parse_structured
+from inference.grammar import GrammarError, JsonGrammar, assessment_schema, parse_structured
 from inference.grounding import Grounded, ground
 from inference.language import Language, Seen
 from inference.manifest import FindingSpec
@@ -33,8 +33,8 @@ from inference.score import answer, probability
 from inference.volume import Volume
 
 KEY_SLICES = 4
-STRUCTURED_TOKENS = 64
-"""For each finding of a structured answer: its name and two words."""
+STRUCTURED_BYTES = 45
+"""Of a structured answer for each finding, beside its name; a token is one byte at least."""
 
 MAX_CONTEXT = 1000
 """Characters of clinical text that are put before a question."""
@@ -42,6 +42,10 @@ MAX_CONTEXT = 1000
 _UNCALIBRATED = Text(
     en="Probabilities are the model's own and have not been calibrated on cases.",
     zh="概率为模型原始输出，未经病例校准。",
+)
+_NOT_ASKED_AGAIN = Text(
+    en="The model's answers could not be checked by asking again: the text was cut off.",
+    zh="未能通过再次提问核对模型答案：文本被截断。",
 )
 _CONTRADICTS_ITSELF = Text(
     en="The model answered otherwise when it was asked again.",
@@ -144,9 +148,12 @@ class Model:
         scores = self._probabilities(seen)
         doubted = self._doubted(seen, scores)
         tell("outlining")
-        answers = self._answers(volume, reading, scores, doubted)
+        answers = self._answers(volume, reading, scores, doubted or set())
         tell("writing")
-        return self._assessment(volume, reading, answers, self._narrative(seen), at)
+        limitations = self._limitations(volume, reading)
+        if doubted is None:
+            limitations = (*limitations, _NOT_ASKED_AGAIN)
+        return self._assessment(answers, self._narrative(seen), reading, limitations, at)
 
     def ask(
         self,
@@ -176,18 +183,21 @@ class Model:
             for value, finding in zip(odds, findings, strict=True)
         ]
 
-    def _doubted(self, seen: Seen, scores: Sequence[float]) -> set[str]:
-        """Findings whose probability the model's own structured answer contradicts."""
+    def _doubted(self, seen: Seen, scores: Sequence[float]) -> set[str] | None:
+        """Findings whose probability the model's own structured answer contradicts.
+
+        None where that answer was cut off, so that nothing is known.
+        """
         question, findings = self.manifest.prompts.structured, self.manifest.findings
         if question is None or self._grammar is None:
             return set()
-        text = self.language.write(
-            seen,
-            question,
-            limit=STRUCTURED_TOKENS * len(findings),
-            constraint=self._grammar.constraint(),
-        )
-        said = parse_structured(text, findings)
+        limit = 2 + sum(len(spec.name) + STRUCTURED_BYTES for spec in findings)
+        constraint = self._grammar.constraint()
+        text = self.language.write(seen, question, limit=limit, constraint=constraint)
+        try:
+            said = parse_structured(text, findings)
+        except GrammarError:  # the cache was full before the answer's end
+            return None
         return {
             spec.name
             for spec, score in zip(findings, scores, strict=True)
@@ -225,10 +235,10 @@ class Model:
 
     def _assessment(
         self,
-        volume: Volume,
-        reading: Reading,
         answers: Sequence[_Answer],
         narrative: Text,
+        reading: Reading,
+        limitations: Sequence[Text],
         at: datetime,
     ) -> Assessment:
         findings = tuple(one.finding for one in answers)
@@ -247,7 +257,7 @@ class Model:
             segments=tuple(segments),
             key_slices=_key_slices(findings, reading),
             narrative=grounded.narrative,
-            limitations=(*self._limitations(volume, reading), *_left_out(grounded)),
+            limitations=(*limitations, *_left_out(grounded)),
             assessed_at=at,
             provider=self.provider,
         )

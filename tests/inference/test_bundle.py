@@ -18,8 +18,12 @@ def copy(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: object) -> None:
+    """Change the manifest, and drop the calibration, which is of the bundle as it was."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    manifest = json.loads(path.read_text())
+    for finding in manifest["findings"]:
+        finding.pop("calibration", None)
+    path.write_text(json.dumps(manifest | changes))
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -117,3 +121,47 @@ def test_find_bundle_looks_in_search_paths_and_says_where(copy: Path) -> None:
         find_bundle("nothing", [copy.parent])
     with pytest.raises(BundleError, match="not a bundle's name"):
         find_bundle("../bundle", [copy.parent])
+
+
+@pytest.mark.parametrize("field", ["prompts", "preprocessing", "splice", "files"])
+def test_a_calibration_of_another_bundle_is_refused(copy: Path, field: str) -> None:
+    """Whoever changes what makes the log-odds must calibrate again."""
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["findings"][0]["calibration"]["cases"] >= 100
+    match field:
+        case "prompts":
+            manifest["prompts"]["template"] = "{image}<start>Look. {question}<answer>"
+        case "preprocessing":
+            manifest["preprocessing"]["centre_below_vertex_mm"] = 80.0
+        case "splice":
+            manifest["splice"]["tokens"] = 81
+        case "files":
+            (copy / "tokenizer.json").write_bytes((copy / "tokenizer.json").read_bytes() + b" ")
+            digest = hashlib.sha256((copy / "tokenizer.json").read_bytes()).hexdigest()
+            manifest["files"]["tokenizer.json"] = digest
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="calibration of intracranial_haemorrhage"):
+        load_bundle(copy)
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 480, "content": "<x>"})
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    digest = hashlib.sha256((copy / "tokenizer.json").read_bytes()).hexdigest()
+    rewrite(copy, files=files_of(copy) | {"tokenizer.json": digest})
+    with pytest.raises(BundleError, match="belongs to another model"):
+        load_model(copy, SessionSettings(threads=1))
+
+
+def test_a_family_that_is_not_known_is_refused(copy: Path) -> None:
+    rewrite(copy, family="radfm")
+    with pytest.raises(BundleError, match="'radfm' is not known here"):
+        load_model(copy, SessionSettings(threads=1))
+
+
+def test_preprocessing_of_another_family_is_refused(copy: Path) -> None:
+    rewrite(copy, family="m3d_lamed")
+    with pytest.raises(BundleError, match="'head_grid' is not what the family"):
+        load_model(copy, SessionSettings(threads=1))

@@ -403,3 +403,18 @@ def test_long_text_is_read_in_time(text: str) -> None:
     start = time.process_time()
     grounded(Text(en=text, zh=text), "absent")
     assert time.process_time() - start < 8
+
+
+def test_a_side_is_dropped_where_the_evidence_has_none() -> None:
+    seen = finding(HAEMORRHAGE, "open").model_copy(
+        update={
+            "evidence": Evidence(segment=None, slices=(3,), best_slice=3),
+            "laterality": None,
+            "measurements": (),
+        }
+    )
+    text = Text(en="There is a left haemorrhage. There is a haemorrhage.", zh="左侧可见出血。")
+    found = ground(text, [seen], [HAEMORRHAGE])
+    assert found.narrative == Text(en="There is a haemorrhage.", zh="")
+    assert found.dropped == 2
+    assert "evidence shows none" in found.reasons[0].en
