@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/dev-installed
 	bash tests/install_peers.sh
-	$(BIN)/python -m pytest --cov=node --cov=inference --cov=sr_writer --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=node --cov=inference --cov=sr_writer --cov-report=term:skip-covered $(ARGS)
 
 check: $(VENV)/dev-installed
 	$(BIN)/ruff format --check .
