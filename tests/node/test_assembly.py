@@ -20,7 +20,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     SecondaryCaptureImageStorage,
-    generate_uid,
 )
 from scipy.spatial.transform import Rotation
 
@@ -393,8 +392,8 @@ def test_slices_shifted_sideways_are_refused(tmp_path):
     ("keyword", "value", "named"),
     [
         ("PixelSpacing", [0.7, 0.5], "pixel spacing"),
-        ("FrameOfReferenceUID", generate_uid(), "frame of reference"),
-        ("SeriesInstanceUID", generate_uid(), "series"),
+        ("FrameOfReferenceUID", "2.25.396", "frame of reference"),
+        ("SeriesInstanceUID", "2.25.397", "series"),
         ("ImageOrientationPatient", [1, 0, 0, 0, 0, -1], "orientation"),
     ],
 )
