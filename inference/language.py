@@ -16,8 +16,11 @@ from inference.decoder import Cache, Decoder
 from inference.generate import Constraint, write
 from inference.manifest import CONTEXT, IMAGE, QUESTION
 from inference.score import log_odds
+from inference.sentences import join, sentences
 
 Floats = npt.NDArray[np.float32]
+
+_ENDINGS = tuple(".!?。！？")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,25 @@ class Language:
         """Greedy text in answer to `question`, at most `limit` tokens long."""
         text: str = self._tokenizer.decode(self._written(seen, question, limit, constraint))
         return text.strip()
+
+    def report(self, seen: Seen, question: str) -> str:
+        """Text of whole sentences: one that the limit cut off might have ended otherwise."""
+        ids = self._written(seen, question, None, None)
+        text: str = self._tokenizer.decode(ids).strip()
+        room = (
+            self._decoder.shape.max_length - seen.length - len(self._question_ids(seen, question))
+        )
+        if len(ids) < min(self.prompts.max_new_tokens, room + 1):
+            return text
+        *whole, last = sentences(text) or [""]
+        return join([*whole, last] if last.endswith(_ENDINGS) else whole)
+
+    def positions(self, pictures: int, questions: Sequence[str]) -> int:
+        """How much of the cache it takes to show `pictures` and to ask the longest question."""
+        between = len(self._encode(self.prompts.picture_separator)) * (pictures - 1)
+        before = len(self.prompts.first_ids) + len(self._encode(self._before)) + between
+        asked = [len(self._encode(self._after.replace(QUESTION, one))) for one in questions]
+        return before + pictures * self._splice.tokens + max(asked)
 
     def states_at(self, seen: Seen, question: str, token_id: int) -> Floats:
         """States (n, width) from which each `token_id` of the written answer was chosen."""

@@ -18,7 +18,7 @@ from inference.assessment import (
     Text,
     not_assessed,
 )
-from inference.bundle import EMBED, TOKENIZER, decoder_file, load_bundle
+from inference.bundle import EMBED, TOKENIZER, Bundle, BundleError, decoder_file, load_bundle
 from inference.decoder import Decoder
 from inference.families import open_reader
 from inference.families.reading import Found, Reading
@@ -26,7 +26,7 @@ from inference.finding import finding_of, segment_of
 from inference.grammar import GrammarError, JsonGrammar, assessment_schema, parse_structured
 from inference.grounding import Grounded, ground
 from inference.language import Language, Seen
-from inference.manifest import FindingSpec
+from inference.manifest import FindingSpec, KeySlices
 from inference.providers import Profile, SessionSettings
 from inference.runtime import Graph
 from inference.score import answer, probability
@@ -98,11 +98,28 @@ class Model:
         self.language = Language(bundle, decoder)
         self.reader = open_reader(bundle, graph, self.language)
         self.identity: ModelIdentity = bundle.identity
+        self._check_room(bundle)
         self._grammar: JsonGrammar | None = None
         if self.manifest.prompts.structured is not None:
             stops = self.manifest.prompts.stop_ids
             schema = assessment_schema(self.manifest.findings)
             self._grammar = JsonGrammar(bundle.file(TOKENIZER), shape.vocabulary, stops, schema)
+
+    def _check_room(self, bundle: Bundle) -> None:
+        """No study must find out that the cache is too short for the pictures."""
+        spec, prompts = self.manifest.preprocessing, self.manifest.prompts
+        pictures = 1
+        if isinstance(spec, KeySlices) and spec.presentation == "images":
+            pictures = spec.count
+        questions = [finding.question for finding in self.manifest.findings]
+        questions += [prompts.narrative.en, prompts.narrative.zh]
+        needed = self.language.positions(pictures, questions)
+        if needed >= self.manifest.decoder.max_length:
+            raise BundleError(
+                f"{bundle.folder}: pictures and questions take {needed} positions, the decoder's "
+                f"cache holds {self.manifest.decoder.max_length}. Show fewer slices "
+                "(preprocessing.count), or a montage, in the card; then convert again."
+            )
 
     def warm(self) -> None:
         """Run every graph once, so that what it needs is had before a study comes."""
@@ -231,7 +248,8 @@ class Model:
 
     def _narrative(self, seen: Seen) -> Text:
         asked = self.manifest.prompts.narrative
-        return Text(en=self.language.write(seen, asked.en), zh=self.language.write(seen, asked.zh))
+        english, chinese = (self.language.report(seen, one) for one in (asked.en, asked.zh))
+        return Text(en=english, zh=chinese)
 
     def _assessment(
         self,

@@ -165,3 +165,10 @@ def test_preprocessing_of_another_family_is_refused(copy: Path) -> None:
     rewrite(copy, family="m3d_lamed")
     with pytest.raises(BundleError, match="'head_grid' is not what the family"):
         load_model(copy, SessionSettings(threads=1))
+
+
+def test_a_cache_that_is_too_short_is_found_at_load(copy: Path) -> None:
+    decoder = json.loads((copy / "manifest.json").read_text())["decoder"]
+    rewrite(copy, decoder=decoder | {"max_length": 90})
+    with pytest.raises(BundleError, match=r"take \d+ positions, the decoder's cache holds 90"):
+        load_model(copy, SessionSettings(threads=1))

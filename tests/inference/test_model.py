@@ -157,3 +157,18 @@ def test_the_volumes_own_limitations_are_passed_on(model: Model, clear: Scan) ->
     statement = model.assess(clear.volume, at=AT).record.limitations[0]
     volume = replace(clear.volume, limitations=(statement, statement))
     assert len(model.assess(volume, at=AT).record.limitations) >= 3
+
+
+def test_a_sentence_that_the_limit_cuts_off_is_left_out(model: Model, bleeding: Scan) -> None:
+    reading = model.reader.read(bleeding.volume, ())
+    seen = model.language.look(reading.pictures)
+    asked = model.manifest.prompts.narrative.en
+    whole = model.language.report(seen, asked)
+    assert whole.endswith(".")
+    prompts = model.language.prompts
+    try:
+        model.language.prompts = prompts.model_copy(update={"max_new_tokens": 4})
+        assert whole.startswith(model.language.write(seen, asked))
+        assert model.language.report(seen, asked) == ""
+    finally:
+        model.language.prompts = prompts
