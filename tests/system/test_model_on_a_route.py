@@ -35,7 +35,8 @@ def test_a_checkpoint_answers_on_a_route(tmp_path, head):
         assert run.state is RunState.DELIVERED, run.error
     (report,) = pacs.received("SR")
     assert not pacs.received("SEG")
-    said = str(report)
+    items = [one for one in report.iterall() if one.keyword in {"TextValue", "CodeMeaning"}]
+    said = "\n".join(str(item.value) for item in items)
     for finding in ("Pleural effusion", "Pneumothorax", "Pericardial effusion", "Cardiomegaly"):
         assert finding in said
     assert "have not been calibrated" in said
