@@ -17,8 +17,9 @@ from inference.manifest import DecoderShape
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE = 512
-"""A run reads at most this many: the graph's scratch grows with rows x cache length x heads."""
+ROWS_AT_ONCE = {"cpu": 128, "cuda": 2048}
+"""A run reads at most this many: the graph's scratch grows with rows x cache length x heads, and
+on a CPU more rows only reckon more of what the causal mask throws away."""
 
 _MASKED = np.float32(-1e9)
 _ELEMENT_TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(bfloat16)": 16}  # as in ONNX
@@ -75,6 +76,7 @@ class Decoder:
     def __init__(self, embed: OpenGraph, decoder: OpenGraph, shape: DecoderShape) -> None:
         self.shape = shape
         self._embed, self._session, self._device = embed.session, decoder.session, decoder.device
+        self._rows = ROWS_AT_ONCE[self._device]
         self._inputs = {value.name: value.type for value in self._session.get_inputs()}
         self._ones = np.ones((1, shape.max_length), np.int64)
         self._no_bias = np.zeros((1, 1, 1, shape.max_length), np.float32)
@@ -106,8 +108,8 @@ class Decoder:
         self._must_fit(cache.length + count)
         asked = np.array([count - 1] if rows is None else rows, np.int64)
         said = []
-        for start in range(0, count, ROWS_AT_ONCE):
-            block = embeddings[start : start + ROWS_AT_ONCE]
+        for start in range(0, count, self._rows):
+            block = embeddings[start : start + self._rows]
             here = np.flatnonzero((asked >= start) & (asked < start + len(block)))
             positions = np.arange(cache.length, cache.length + len(block))
             said.append((here, self._run(cache, block, positions, asked[here] - start)))
@@ -127,7 +129,7 @@ class Decoder:
 
     def _batches(self, prefix: int, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices of the blocks that are read in one run; decided by their lengths alone."""
-        room = min(self.shape.max_length - prefix, ROWS_AT_ONCE) if self.shape.packed else 0
+        room = min(self.shape.max_length - prefix, self._rows) if self.shape.packed else 0
         batch: list[int] = []
         used = 0
         for index, length in enumerate(lengths):

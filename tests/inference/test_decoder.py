@@ -22,6 +22,7 @@ from inference.export.decoder import export_decoder  # noqa: E402
 from tests.inference.export.checkpoints import KINDS, SIZES, text_checkpoint  # noqa: E402
 
 LENGTH = 64
+ROWS = ROWS_AT_ONCE["cpu"]
 TOLERANCE = 1e-4
 
 
@@ -143,9 +144,9 @@ def test_rows_that_were_asked_for_come_in_their_order(llama: Language) -> None:
 
 
 def test_a_long_read_goes_in_several_runs(languages) -> None:
-    long = languages("llama", 2 * ROWS_AT_ONCE)
-    read = embeddings(ROWS_AT_ONCE + 40)
-    asked = [ROWS_AT_ONCE + 39, 3, ROWS_AT_ONCE]
+    long = languages("llama", 2 * ROWS)
+    read = embeddings(ROWS + 40)
+    asked = [ROWS + 39, 3, ROWS]
     rows = long.decoder.read(long.decoder.open(), read, asked)
     assert np.abs(rows.logits - long.whole(read)[asked]).max() < TOLERANCE
 
