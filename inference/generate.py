@@ -1,6 +1,6 @@
 """Greedy text from a decoder: the same words each time, within a limit and, if asked, a grammar."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -31,21 +31,18 @@ def write(
     limit: int,
     constraint: Constraint | None = None,
     repetition_penalty: float = 1.0,
-    seen_ids: Sequence[int] = (),
-    go_on: Callable[[], bool] = lambda: True,
 ) -> list[int]:
     """Read embeddings (n, width), then write up to `limit` tokens; the stop token is left out.
 
-    Ends at a stop token, when the constraint is done, when the cache is full, or when `go_on`,
-    asked before each token, says no. Tokens that were written, or are in `seen_ids`, count as
-    repeated. Raises SequenceTooLongError where not even the prompt fits.
+    Ends at a stop token, when the constraint is done or the cache is full. Tokens that were written
+    count as repeated, those of the prompt do not. Raises SequenceTooLongError where not even the
+    prompt fits.
     """
     written: list[int] = []
     seen = np.zeros(decoder.shape.vocabulary, bool)
-    seen[list(seen_ids)] = True
     limit = min(limit, decoder.shape.max_length - cache.length - len(embeddings) + 1)
     logits = decoder.read(cache, embeddings).logits[0]
-    while len(written) < limit and go_on():
+    while len(written) < limit:
         if repetition_penalty != 1.0:
             repeated = logits[seen]
             logits[seen] = np.where(
