@@ -17,7 +17,7 @@ from inference.export import storage  # noqa: E402
 from inference.export.decoder import MAX_INTEGER_ERROR, DecoderExport, export_decoder  # noqa: E402
 from inference.export.decoder_graph import to_contract  # noqa: E402
 from inference.export.graphs import ExportError  # noqa: E402
-from inference.export.quantise import BLOCKS, dequantised, quantise  # noqa: E402
+from inference.export.quantise import BLOCK, dequantised, quantise  # noqa: E402
 from inference.export.storage import save_graph, store_weights  # noqa: E402
 from tests.inference.export.checkpoints import KINDS, SIZES, text_checkpoint  # noqa: E402
 
@@ -157,7 +157,7 @@ def test_cuda_parity_needs_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantised_weights_are_within_half_a_step(bits: int) -> None:
-    block = BLOCKS[bits]
+    block = BLOCK
     weight = torch.randn(5, 300, generator=torch.Generator().manual_seed(3))
     weight[0, :block] = 0
     _, scales = quantise(weight, bits)
