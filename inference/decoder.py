@@ -6,13 +6,14 @@ packed into one run. Batch is 1 throughout.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from inference.manifest import DecoderShape
+from inference.runtime import Graph
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -31,18 +32,10 @@ class SequenceTooLongError(Exception):
     def __init__(self, needed: int, room: int) -> None:
         super().__init__(
             f"{needed} positions are needed, and the decoder's cache holds {room}. Show the model "
-            "fewer pictures or less context, or export it with a greater --max-length."
+            "fewer slices (preprocessing.count in its card, then convert again), no prior, or less "
+            "context."
         )
         self.needed, self.room = needed, room
-
-
-class OpenGraph(Protocol):
-    """A loaded graph: its ONNX Runtime session, and "cpu" or "cuda"."""
-
-    @property
-    def session(self) -> Any: ...  # noqa: D102 - onnxruntime is untyped
-    @property
-    def device(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +66,7 @@ class Cache:
 class Decoder:
     """The graphs `embed.onnx` and `decoder.<precision>.onnx` of a bundle."""
 
-    def __init__(self, embed: OpenGraph, decoder: OpenGraph, shape: DecoderShape) -> None:
+    def __init__(self, embed: Graph, decoder: Graph, shape: DecoderShape) -> None:
         self.shape = shape
         self._embed, self._session, self._device = embed.session, decoder.session, decoder.device
         self._rows = ROWS_AT_ONCE[self._device]

@@ -37,6 +37,11 @@ class Language:
 
     def __init__(self, bundle: Bundle, decoder: Decoder) -> None:
         self.prompts, self._splice = bundle.manifest.prompts, bundle.manifest.splice
+        if self._splice.kind == "cross_attention":
+            raise BundleError(
+                f"{bundle.folder}: image tokens by cross attention are read by no family of this "
+                "version. Use a newer version of Overread."
+            )
         self._decoder = decoder
         self._tokenizer = load_tokenizer(bundle)
         self._before, self._after = self.prompts.template.split(IMAGE)

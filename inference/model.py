@@ -103,7 +103,10 @@ class Model:
         if self.manifest.prompts.structured is not None:
             stops = self.manifest.prompts.stop_ids
             schema = assessment_schema(self.manifest.findings)
-            self._grammar = JsonGrammar(bundle.file(TOKENIZER), shape.vocabulary, stops, schema)
+            try:
+                self._grammar = JsonGrammar(bundle.file(TOKENIZER), shape.vocabulary, stops, schema)
+            except GrammarError as error:
+                raise BundleError(str(error)) from error
 
     def _check_room(self, bundle: Bundle) -> None:
         """No study must find out that the cache is too short for the pictures."""

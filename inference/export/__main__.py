@@ -15,6 +15,7 @@ from inference.export.card import load_card
 from inference.export.checkpoint import Checkpoint
 from inference.export.convert import convert_checkpoint
 from inference.export.graphs import ExportError
+from inference.runtime import ModelMemoryError
 
 
 def main() -> None:
@@ -40,8 +41,12 @@ def main() -> None:
             device=arguments.device,
             tell=lambda text: print(text, flush=True),
         )
-    except (ExportError, BundleError) as error:
+    except (ExportError, BundleError, ModelMemoryError) as error:
         sys.exit(str(error))
+    except (
+        OSError
+    ) as error:  # a full disk, most likely: a bundle of fp32 is as large as its weights
+        sys.exit(f"{error.filename or arguments.out.parent}: {error.strerror}. Nothing was added.")
     origin = bundle.manifest.origin
     print(f"parity with torch within {origin.parity_error:.2g}; digest {bundle.digest}")
 

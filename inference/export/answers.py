@@ -1,6 +1,7 @@
-"""Which tokens of a tokenizer begin an answer of yes or of no."""
+"""Which tokens begin an answer of yes or of no, and which end one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -15,6 +16,15 @@ SPACES = ("", " ", "▁")
 def yes_and_no(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids of the tokens that alone mean yes, and no, however they are spelt and spaced."""
     return _whole_words(tokenizer, YES), _whole_words(tokenizer, NO)
+
+
+def end_ids(*settings: Mapping[str, Any]) -> set[int]:
+    """Every `eos_token_id` of the settings, which give one, several or none."""
+    found: set[int] = set()
+    for each in settings:
+        ends = each.get("eos_token_id")
+        found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    return found
 
 
 def _whole_words(tokenizer: Tokenizer, words: Sequence[str]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from inference.assessment import Text
 from inference.export.graphs import ExportError
@@ -27,6 +27,13 @@ class Card(BaseModel):
         default_factory=dict, description="in place of what the family does by itself"
     )
     findings: tuple[FindingSpec, ...] = Field(min_length=1)
+
+    @field_validator("findings")
+    @classmethod
+    def _each_once(cls, findings: tuple[FindingSpec, ...]) -> tuple[FindingSpec, ...]:
+        if len({finding.name for finding in findings}) < len(findings):
+            raise ValueError("two findings have the same name")
+        return findings
 
 
 def load_card(path: Path) -> Card:

@@ -137,8 +137,8 @@ def _checked_config(text_model: Path, max_length: int) -> PretrainedConfig:
     longest = min(window, config.max_position_embeddings)
     if max_length > longest:
         raise ExportError(
-            f"{text_model}: the model sees {longest} positions, not {max_length}. "
-            "Export with a smaller --max-length."
+            f"{text_model}: the model sees {longest} positions; its pictures, questions "
+            f"and answers take {max_length}. It is too short for this family."
         )
     config.sliding_window = None  # never reached: the cache is no longer than the window
     return config

@@ -18,3 +18,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ExportError(f"{path} does not hold a JSON object. Download it again.")
     return found
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in a file that a checkpoint may leave out; empty where it does."""
+    return read_json(path) if path.is_file() else {}

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from inference.assessment import Text
-from inference.export.answers import yes_and_no
+from inference.export.answers import end_ids, yes_and_no
 from inference.export.checkpoint import Checkpoint
 from inference.export.converted import Converted
 from inference.export.decoder import export_decoder
 from inference.export.graphs import ExportError
-from inference.export.json_file import read_json
+from inference.export.json_file import read_settings
 from inference.export.llava_vision import (
     INSIDE,
     PROJECTOR,
@@ -165,7 +165,7 @@ def _preprocessing(
     checkpoint: Checkpoint, vision: LlavaVision, conversation: Conversation
 ) -> KeySlices:
     tower = tower_folder(checkpoint) or checkpoint.folder
-    settings = _settings(tower / "preprocessor_config.json")
+    settings = read_settings(tower / "preprocessor_config.json")
     tokens = vision.encoder.embeddings.num_patches
     longest = checkpoint.config["max_position_embeddings"]
     longest = min(longest, checkpoint.config.get("sliding_window") or longest)
@@ -208,11 +208,9 @@ def _prompts(checkpoint: Checkpoint, tokenizer: Tokenizer, conversation: Convers
 
 def _stop_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:
     """What ends an answer by the model's settings, its generation's, or its tokenizer's."""
-    found: set[int] = set()
-    for settings in (checkpoint.config, _settings(checkpoint.folder / "generation_config.json")):
-        ends = settings.get("eos_token_id")
-        found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    token = _settings(checkpoint.folder / "tokenizer_config.json").get("eos_token")
+    generation = read_settings(checkpoint.folder / "generation_config.json")
+    found = end_ids(checkpoint.config, generation)
+    token = read_settings(checkpoint.folder / "tokenizer_config.json").get("eos_token")
     content = token.get("content") if isinstance(token, dict) else token
     number = None if content is None else tokenizer.token_to_id(content)
     if number is not None:
@@ -220,7 +218,3 @@ def _stop_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:
     if not found:
         raise ExportError(f"{checkpoint.folder}: no eos_token_id says what ends an answer.")
     return tuple(sorted(found))
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

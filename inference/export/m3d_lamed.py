@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from inference.assessment import Text
-from inference.export.answers import yes_and_no
+from inference.export.answers import end_ids, yes_and_no
 from inference.export.checkpoint import Checkpoint
 from inference.export.converted import Converted
 from inference.export.decoder import export_decoder
 from inference.export.graphs import MAX_PARITY_ERROR, ExportError, export_graph, parity
-from inference.export.json_file import read_json
+from inference.export.json_file import read_settings
 from inference.export.m3d_modules import M3DVision, VolumeGrid, projector_from, transformer_from
 from inference.export.segvol_modules import segvol_from
 from inference.export.storage import STORED_TYPES, store_weights
@@ -167,7 +167,7 @@ def _export(
 
 
 def _prompts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Prompts:
-    settings = _settings(checkpoint.folder / "tokenizer_config.json")
+    settings = read_settings(checkpoint.folder / "tokenizer_config.json")
     if not settings.get("add_bos_token", True):
         raise ExportError(
             f"{checkpoint.folder}: tokenizer_config.json has add_bos_token false, so that the "
@@ -210,11 +210,8 @@ def _has_segvol(checkpoint: Checkpoint) -> bool:
 
 
 def _stop_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    ends = checkpoint.config.get("eos_token_id")
-    also = _settings(checkpoint.folder / "generation_config.json").get("eos_token_id")
-    found: set[int] = set()
-    for value in (ends, also):
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    generation = read_settings(checkpoint.folder / "generation_config.json")
+    found = end_ids(checkpoint.config, generation)
     if not found:
         raise ExportError(f"{checkpoint.folder}: no eos_token_id says what ends an answer.")
     return tuple(sorted(found))
@@ -253,7 +250,3 @@ def _triple(checkpoint: Checkpoint, key: str) -> tuple[int, int, int]:
         raise ExportError(f"{checkpoint.folder}: {key} is {sizes!r}, not three sizes.")
     a, b, c = (int(size) for size in sizes)
     return a, b, c
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

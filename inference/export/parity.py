@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,19 +16,11 @@ from inference.export.graphs import ExportError, difference
 from inference.export.quantise import BITS, dequantised
 from inference.export.storage import STORED_TYPES
 from inference.manifest import DecoderShape, Precision
+from inference.providers import SessionSettings
+from inference.runtime import Graph, RuntimeProviderError
 
 PREFIX, BLOCKS = 13, (3, 1, 6)
 """Positions that are read once, and of the questions that continue them."""
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A graph as `inference.decoder` wants it."""
-
-    session: Any
-    device: str
 
 
 def decoder_parity(
@@ -39,7 +29,7 @@ def decoder_parity(
     decoder: Path,
     shape: DecoderShape,
     *,
-    device: str,
+    device: Literal["cpu", "cuda"],
     tolerance: float,
 ) -> tuple[float, float]:
     """Largest difference from torch on the stored weights, and agreement with the original ones.
@@ -67,14 +57,13 @@ def decoder_parity(
     return error, float(np.concatenate(same).mean())
 
 
-def _open(path: Path, device: str) -> _Opened:
-    session = ort.InferenceSession(path, providers=[PROVIDERS[device]])
-    if session.get_providers()[0] != PROVIDERS[device]:
+def _open(path: Path, device: Literal["cpu", "cuda"]) -> Graph:
+    try:
+        return Graph(path, SessionSettings(provider=device))
+    except RuntimeProviderError as error:
         raise ExportError(
-            f"{path.name} needs {PROVIDERS[device]} to be compared with torch, and this ONNX "
-            "Runtime has none. Export on a machine with a GPU and onnxruntime-gpu."
-        )
-    return _Opened(session, device)
+            f"{path.name} cannot be compared with torch. {error} Export on a machine with a GPU."
+        ) from error
 
 
 def _questions(torch_model: PreTrainedModel, width: int) -> Tensor:

@@ -172,3 +172,22 @@ def test_a_cache_that_is_too_short_is_found_at_load(copy: Path) -> None:
     rewrite(copy, decoder=decoder | {"max_length": 90})
     with pytest.raises(BundleError, match=r"take \d+ positions, the decoder's cache holds 90"):
         load_model(copy, SessionSettings(threads=1))
+
+
+def test_image_tokens_that_no_family_reads_are_refused(copy: Path) -> None:
+    splice = json.loads((copy / "manifest.json").read_text())["splice"]
+    rewrite(copy, splice=splice | {"kind": "cross_attention"})
+    with pytest.raises(BundleError, match="cross attention are read by no family"):
+        load_model(copy, SessionSettings(threads=1))
+
+
+def test_a_tokenizer_that_cannot_write_json_is_refused_by_name(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["\u0000"] = tokenizer["model"]["vocab"].pop("{")
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    digest = hashlib.sha256((copy / "tokenizer.json").read_bytes()).hexdigest()
+    prompts = json.loads((copy / "manifest.json").read_text())["prompts"]
+    files = files_of(copy) | {"tokenizer.json": digest}
+    rewrite(copy, files=files, prompts=prompts | {"structured": "Report as JSON."})
+    with pytest.raises(BundleError, match=r"tokenizer\.json.*cannot write JSON"):
+        load_model(copy, SessionSettings(threads=1))

@@ -139,4 +139,7 @@ def test_a_card_with_mistakes_is_named_with_all_of_them(tmp_path):
     with pytest.raises(ExportError, match="licence: Field required") as caught:
         load_card(card)
     assert "license: Extra inputs" in str(caught.value)
+    card.write_text(CARD.read_text().replace('"pneumothorax"', '"pleural_effusion"'))
+    with pytest.raises(ExportError, match="two findings have the same name"):
+        load_card(card)
     assert "docs/models.md" in str(caught.value)
