@@ -13,6 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from pynetdicom.status import code_to_category
 
 from node.intake import DUPLICATE_INSTANCE
+from node.reactor_checkpoint import hold_reactor_safely
 from node.settings import Peer
 
 # Bytes go out as they lie in the file: nothing is decoded and encoded again on the way.
@@ -119,6 +120,7 @@ def associate(
     entity.dimse_timeout = _RESPONSE_TIMEOUT
     association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
     if association.is_established:
+        hold_reactor_safely(association)
         return association
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
     if association.is_rejected:

@@ -1,0 +1,51 @@
+"""Holds pynetdicom's reactor while an SCU awaits its answer, without the race of the original.
+
+An association's reactor thread takes DIMSE messages off the same queue as the `send_*` methods.
+These stop it first, but take it for stopped while it may still be between the checkpoint and the
+queue: on a busy machine it then swallows the response, and the request ends in a time-out.
+"""
+
+import threading
+
+from pynetdicom.association import Association
+
+
+class ReactorCheckpoint:
+    """Where the reactor waits when told to; `clear` returns once it does wait there.
+
+    It stands in for the `threading.Event` that pynetdicom 3.0 uses, with the same methods.
+    """
+
+    def __init__(self, reactor: threading.Thread) -> None:
+        self._reactor = reactor
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._is_waiting = False
+
+    def clear(self) -> None:
+        """Stop the reactor; returns when it stands still, or has ended."""
+        with self._changed:
+            self._is_open = False
+            while not self._is_waiting and self._reactor.is_alive():
+                self._changed.wait(timeout=1.0)
+
+    def set(self) -> None:
+        """Let the reactor go on."""
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait while stopped; the reactor calls this in each round."""
+        with self._changed:
+            while not self._is_open:
+                self._is_waiting = True
+                self._changed.notify_all()
+                self._changed.wait()
+            self._is_waiting = False
+
+
+def hold_reactor_safely(association: Association) -> None:
+    """Give an established association, on which nothing was sent yet, this checkpoint."""
+    checkpoint = ReactorCheckpoint(association)
+    association._reactor_checkpoint = checkpoint  # type: ignore[assignment]  # noqa: SLF001

@@ -1,0 +1,101 @@
+"""The C-STORE SCU on a machine so busy that any thread may stand still at any point."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from pynetdicom import AE, evt
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.sop_class import CTImageStorage
+
+from node import reactor_checkpoint, store_scu
+from node.settings import Peer
+from tests.slices import grid_affine, write_slices
+
+PREEMPTED = 0.02  # seconds
+
+
+@pytest.fixture
+def peer():
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(CTImageStorage)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda _event: 0x0000)]
+    )
+    yield Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+    server.shutdown()
+
+
+@pytest.fixture
+def instances(tmp_path):
+    paths = write_slices(tmp_path / "ct", np.zeros((20, 8, 8), np.int16), grid_affine())
+    return [store_scu.read_instance(path) for path in paths]
+
+
+def preempted(checkpoint):
+    """Let the reactor stand still behind its checkpoint, and the sender for longer still."""
+
+    class Preempted(checkpoint):
+        def wait(self, *args):
+            super().wait(*args)
+            time.sleep(PREEMPTED)
+
+    return Preempted
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """A machine that lets a sender stand still between its request and its look for the answer."""
+    look = DIMSEServiceProvider.get_msg
+
+    def look_late(self, block=False):
+        if block:
+            time.sleep(2 * PREEMPTED)
+        return look(self, block)
+
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", look_late)
+    monkeypatch.setattr(store_scu, "_RESPONSE_TIMEOUT", 1.0)
+
+
+@pytest.mark.usefixtures("busy")
+def test_no_response_is_lost_on_a_busy_machine(peer, instances, monkeypatch):
+    slow = preempted(reactor_checkpoint.ReactorCheckpoint)
+    monkeypatch.setattr(reactor_checkpoint, "ReactorCheckpoint", slow)
+
+    answers = store_scu.send(instances, peer, "OVERREAD")
+
+    assert [answer.status for answer in answers] == [0x0000] * len(instances)
+
+
+@pytest.mark.usefixtures("busy")
+def test_pynetdicom_itself_loses_responses_still(peer, instances, monkeypatch):
+    """Where this fails, pynetdicom was mended, and `node.reactor_checkpoint` can go."""
+
+    def original(association):
+        association._reactor_checkpoint = preempted(threading.Event)()
+        association._reactor_checkpoint.set()
+
+    monkeypatch.setattr(store_scu, "hold_reactor_safely", original)
+
+    with pytest.raises(store_scu.PeerError, match="did not answer"):
+        store_scu.send(instances, peer, "OVERREAD")
+
+
+def test_a_peer_that_aborts_between_two_instances_is_an_error_at_once(instances):
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(CTImageStorage)
+
+    def store_and_abort(event):
+        event.assoc.abort()
+        return 0x0000
+
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store_and_abort)]
+    )
+    peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+    start = time.monotonic()
+    with pytest.raises(store_scu.PeerError):
+        store_scu.send(instances, peer, "OVERREAD")
+    server.shutdown()
+    assert time.monotonic() - start < 20
