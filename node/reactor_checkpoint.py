@@ -48,4 +48,4 @@ class ReactorCheckpoint:
 def hold_reactor_safely(association: Association) -> None:
     """Give an established association, on which nothing was sent yet, this checkpoint."""
     checkpoint = ReactorCheckpoint(association)
-    association._reactor_checkpoint = checkpoint  # type: ignore[assignment]  # noqa: SLF001
+    association._reactor_checkpoint = checkpoint  # type: ignore[assignment]
