@@ -13,7 +13,7 @@ from node import reactor_checkpoint, store_scu
 from node.settings import Peer
 from tests.slices import grid_affine, write_slices
 
-PREEMPTED = 0.02  # seconds
+PREEMPTED = 0.1  # seconds, longer than a response takes with delayed acknowledgements
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def peer():
 
 @pytest.fixture
 def instances(tmp_path):
-    paths = write_slices(tmp_path / "ct", np.zeros((20, 8, 8), np.int16), grid_affine())
+    paths = write_slices(tmp_path / "ct", np.zeros((5, 8, 8), np.int16), grid_affine())
     return [store_scu.read_instance(path) for path in paths]
 
 
