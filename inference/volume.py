@@ -8,20 +8,21 @@ from enum import StrEnum
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 
-from inference.assessment import Text
+from inference.assessment import Mask, Text
 
 
 class Geometry(StrEnum):
-    """What the slices of a series turned out to be; only UNIFORM is a volume today."""
+    """What the images of a series turned out to be; the first four can become a volume."""
 
     UNIFORM = "uniform"
     TILTED = "tilted"
+    UNEVEN = "unevenly spaced"
     GAPPED = "gapped"
     DUPLICATED = "duplicated"
     INCONSISTENT = "inconsistent"
-    MULTI_FRAME = "multi-frame"
     NO_POSITIONS = "no positions"
     TOO_FEW_SLICES = "too few slices"
     UNREADABLE = "unreadable"
@@ -30,11 +31,15 @@ class Geometry(StrEnum):
 
 @dataclass(frozen=True)
 class GeometryVerdict:
-    """What was found, and what follows from it.
+    """What was found, what was done, and how far it is from ideal.
 
-    `deviation_mm` is the distance of the farthest slice from where a uniform stack would have it.
-    `reason` is written for the technologist who can repeat the scan or the export; it is None
-    where the series is accepted as it came.
+    `geometry` is the gravest of what was found; `slices` counts the images of the stack.
+    `deviation_mm` is the distance of the farthest pixel from where a uniform stack would have it,
+    `steps_mm` the smallest, median and largest distance of neighbouring slices along the normal,
+    `missing_slices` how many median steps the gaps lack. `resampled` says that the voxels are
+    interpolated between those of the images. `reason` says why a series is refused, to the
+    technologist who can repeat the scan or the export; `notes` say what was done to an accepted
+    one and what it lacks.
     """
 
     geometry: Geometry
@@ -42,7 +47,12 @@ class GeometryVerdict:
     slices: int
     deviation_mm: float = 0.0
     spacing_mm: tuple[float, float, float] | None = None
+    steps_mm: tuple[float, float, float] | None = None
+    tilt_degrees: float = 0.0
+    missing_slices: int = 0
+    resampled: bool = False
     reason: Text | None = None
+    notes: tuple[Text, ...] = ()
     set_aside: tuple[str, ...] = ()
 
 
@@ -51,8 +61,15 @@ class Volume:
     """One accepted series.
 
     `grid.array` is float32 [slice, row, column] in rescaled units (HU for CT); `grid.affine` maps
-    (slice, row, column) indices to patient coordinates in mm, LPS (PS3.3 C.7.6.2.1.1).
-    `sources[k]` is the header, without pixel data, of the SOP instance that slice k came from.
+    (slice, row, column) indices to patient coordinates in mm, LPS (PS3.3 C.7.6.2.1.1). Its rows
+    and columns run as those of the images do.
+
+    `sources` are the headers, without pixel data, of the images that it was made of, in the order
+    of the slices; without resampling `sources[k]` is slice k, pixel by pixel. Each is that of a
+    single-frame image: for a frame of a multi-frame SOP instance, with what its functional groups
+    say. `frame_numbers[k]` is what a reference to it names besides the instance, from 1; None
+    means the whole instance (a single-frame image, or a tile of a mosaic), and so does no number
+    at all.
     """
 
     grid: hd.Volume
@@ -60,14 +77,69 @@ class Volume:
     verdict: GeometryVerdict
     modality: str
     limitations: tuple[Text, ...] = ()
+    frame_numbers: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.sources) != self.grid.spatial_shape[0]:
-            raise ValueError(
-                f"{len(self.sources)} source instances for {self.grid.spatial_shape[0]} slices"
-            )
+        slices = self.grid.spatial_shape[0]
+        if not self.verdict.resampled and len(self.sources) != slices:
+            raise ValueError(f"{len(self.sources)} source images for {slices} slices")
+        if self.frame_numbers and len(self.frame_numbers) != len(self.sources):
+            raise ValueError(f"{len(self.frame_numbers)} frame numbers, {len(self.sources)} images")
 
     @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.grid.affine[:3, :3]))) / 1000.0
+
+    def source_of(self, index: int) -> int:
+        """Index into `sources` of the image that lies nearest to the middle of slice `index`."""
+        if not self.verdict.resampled:
+            return index
+        return int(np.abs(self._first_pixels()[:, 0] - index).argmin())
+
+    def slice_of(self, source: int) -> int:
+        """Slice of the grid that lies nearest to a source image."""
+        if not self.verdict.resampled:
+            return source
+        last = self.grid.spatial_shape[0] - 1
+        return int(np.clip(np.rint(self._first_pixels()[source, 0]), 0, last))
+
+    def on_sources(self, mask: Mask) -> Mask:
+        """Return a mask of the grid as one of the source images, bool [source, row, column].
+
+        Each pixel takes the voxel that its centre lies in. What lies only between two images is
+        put on the nearer one, so that no structure is lost.
+        """
+        if not self.verdict.resampled:
+            return mask
+        first = self.sources[0]
+        made = np.zeros((len(self.sources), int(first.Rows), int(first.Columns)), bool)
+        starts = np.rint(self._first_pixels()).astype(int)
+        for plane, (index, top, left) in zip(made, starts, strict=True):
+            if 0 <= index < len(mask):
+                _copy_overlap(mask[index], plane, top, left)
+        if mask.any() and not made.any():
+            for index in np.flatnonzero(mask.any(axis=(1, 2))):
+                source = self.source_of(int(index))
+                _copy_overlap(mask[index], made[source], *starts[source, 1:])
+        return made
+
+    def _first_pixels(self) -> npt.NDArray[np.float64]:
+        """Grid index of each source's first pixel, [source, (slice, row, column)]."""
+        positions = np.array([source.ImagePositionPatient for source in self.sources], dtype=float)
+        affine = self.grid.affine
+        found: npt.NDArray[np.float64] = np.linalg.solve(
+            affine[:3, :3], (positions - affine[:3, 3]).T
+        ).T
+        return found
+
+
+def _copy_overlap(voxels: Mask, pixels: Mask, top: int, left: int) -> None:
+    """Add to `pixels` [row, column] the voxels from (top, left) on, as far as there are any."""
+    rows, columns = voxels.shape
+    above, beside = max(0, -top), max(0, -left)
+    found = voxels[
+        max(0, top) : max(0, min(rows, top + pixels.shape[0])),
+        max(0, left) : max(0, min(columns, left + pixels.shape[1])),
+    ]
+    pixels[above : above + found.shape[0], beside : beside + found.shape[1]] |= found

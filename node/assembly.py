@@ -17,10 +17,11 @@ from pydicom.uid import UID
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict, Volume
 from node.codecs import Codecs
+from node.frames import Frame
 from node.geometry import Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
 from node.pixels import decode_slice, pixel_format
-from node.slice_selection import SINGLE_FRAME_CLASSES, select_slices, varies
+from node.slice_selection import MODALITY_OF_CLASS, select_slices, varies
 
 DECODING_THREADS = 2
 """Threads that read and decode slices; file reads and most codecs let go of the interpreter."""
@@ -48,8 +49,8 @@ NO_FRAME = Text(
 class Assembled:
     """What became of a series: always a verdict, and a volume exactly where it was accepted.
 
-    `headers` are those of every instance that could be parsed, without pixel data: in slice order
-    first, then whatever was set aside.
+    `headers` are those of every instance that could be parsed, without pixel data, in the order
+    given.
     """
 
     verdict: GeometryVerdict
@@ -66,16 +67,14 @@ def assemble(paths: Sequence[Path]) -> Assembled:
     the files themselves cannot be read.
     """
     instances: list[Instance] = []
-    for path in paths:
-        try:
-            instances.append(read_instance(path))
-        except UnreadableInstanceError as error:
-            verdict = GeometryVerdict(
-                Geometry.UNREADABLE, accepted=False, slices=len(paths), reason=error.reason
-            )
-            return Assembled(verdict, None, _headers(instances))
-
-    selection = select_slices(instances)
+    try:
+        instances += map(read_instance, paths)
+        selection = select_slices(instances)
+    except UnreadableInstanceError as error:
+        verdict = GeometryVerdict(
+            Geometry.UNREADABLE, accepted=False, slices=len(paths), reason=error.reason
+        )
+        return Assembled(verdict, None, _headers(instances))
     set_aside = tuple(f"{count} x {rule}" for rule, count in sorted(selection.rules.items()))
     if selection.refusal is not None:
         verdict = GeometryVerdict(
@@ -85,15 +84,15 @@ def assemble(paths: Sequence[Path]) -> Assembled:
             reason=selection.refusal.reason,
             set_aside=set_aside,
         )
-        return Assembled(verdict, None, _headers([*selection.slices, *selection.aside]))
+        return Assembled(verdict, None, _headers(instances))
 
     stack = stack_planes(selection.planes)
     ordered = [selection.slices[index] for index in stack.order]
-    headers = _headers([*ordered, *selection.aside])
+    headers = _headers(instances)
     verdict = replace(stack.verdict, set_aside=set_aside)
     if verdict.geometry is Geometry.DUPLICATED:
         verdict = replace(verdict, reason=_with_separator(verdict.reason, ordered))
-    if verdict.accepted and not text_of(headers[0], "FrameOfReferenceUID"):
+    if verdict.accepted and not text_of(ordered[0].header, "FrameOfReferenceUID"):
         inconsistent = Geometry.INCONSISTENT
         verdict = replace(verdict, geometry=inconsistent, accepted=False, reason=NO_FRAME)
     if not verdict.accepted:
@@ -106,12 +105,12 @@ def assemble(paths: Sequence[Path]) -> Assembled:
         return Assembled(verdict, None, headers)
 
 
-def _load(ordered: Sequence[Instance], stack: Stack, verdict: GeometryVerdict) -> Volume:
+def _load(ordered: Sequence[Frame], stack: Stack, verdict: GeometryVerdict) -> Volume:
     """Decode every slice to its place; raises UnreadableInstanceError for the first that fails."""
     assert stack.affine is not None  # noqa: S101 - an accepted stack has a grid
-    headers = tuple(instance.header for instance in ordered)
-    modality = SINGLE_FRAME_CLASSES[UID(text_of(headers[0], "SOPClassUID"))]
-    formats = [pixel_format(instance, modality=modality) for instance in ordered]
+    headers = tuple(frame.header for frame in ordered)
+    modality = MODALITY_OF_CLASS[UID(text_of(headers[0], "SOPClassUID"))]
+    formats = [pixel_format(frame, modality=modality) for frame in ordered]
     layout = formats[0].layout
     voxels = np.empty((len(ordered), layout.rows, layout.columns), np.float32)
     with Codecs() as codecs, ThreadPoolExecutor(DECODING_THREADS) as threads:
@@ -138,9 +137,9 @@ def _limitations(headers: Sequence[Dataset]) -> tuple[Text, ...]:
     return tuple(found)
 
 
-def _with_separator(reason: Text | None, ordered: Sequence[Instance]) -> Text | None:
+def _with_separator(reason: Text | None, ordered: Sequence[Frame]) -> Text | None:
     """Add to the reason which attribute tells the images at one position apart, if one does."""
-    headers = [instance.header for instance in ordered]
+    headers = [frame.header for frame in ordered]
     for keyword, name in SEPARATORS.items():
         if reason is not None and varies(headers, keyword):
             return Text(

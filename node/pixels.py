@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from inference.assessment import Text
 from node.codecs import Codecs, Layout, Stored, stored_bits
+from node.frames import Frame
 from node.instances import Instance, UnreadableInstanceError, integer_of, numbers_of
 
 MAX_ROWS_OR_COLUMNS = 8192
@@ -34,12 +35,12 @@ class PixelFormat:
     padding: tuple[float, float] | None
 
 
-def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
+def pixel_format(frame: Frame, *, modality: str) -> PixelFormat:
     """Check the Image Pixel attributes against each other and against the file's size.
 
     Nothing is allocated. Raises UnreadableInstanceError where they cannot be right.
     """
-    header = instance.header
+    instance, header = frame.instance, frame.instance.header
     rows, columns = integer_of(header, "Rows"), integer_of(header, "Columns")
     bits_allocated = integer_of(header, "BitsAllocated")
     bits_stored = integer_of(header, "BitsStored", bits_allocated)
@@ -51,7 +52,7 @@ def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
         raise _unreadable(
             instance, f"bits allocated/stored/high bit {bits}", f"分配位/存储位/最高位 {bits}"
         )
-    slope, intercept = _rescale(instance, modality)
+    slope, intercept = _rescale(frame, modality)
     layout = Layout(
         rows=rows,
         columns=columns,
@@ -61,17 +62,18 @@ def pixel_format(instance: Instance, *, modality: str) -> PixelFormat:
         signed=integer_of(header, "PixelRepresentation") == 1,
     )
     _check_length(instance, layout)
-    padding = _padding(instance, slope, intercept) if modality == "CT" else None
+    padding = _padding(frame, slope, intercept) if modality == "CT" else None
     return PixelFormat(layout, slope, intercept, padding)
 
 
 def decode_slice(
-    instance: Instance, pixels: PixelFormat, out: npt.NDArray[np.float32], codecs: Codecs
+    frame: Frame, pixels: PixelFormat, out: npt.NDArray[np.float32], codecs: Codecs
 ) -> None:
     """Write the rescaled values to `out`, float32 [row, column].
 
     Raises UnreadableInstanceError where the pixel data cannot be decoded.
     """
+    instance = frame.instance
     if instance.transfer_syntax.is_compressed:
         stored = _decompress(instance, pixels.layout, codecs)
     else:
@@ -84,25 +86,25 @@ def decode_slice(
         out[(stored >= low) & (stored <= high)] = AIR_HU
 
 
-def _rescale(instance: Instance, modality: str) -> tuple[float, float]:
-    slope = numbers_of(instance.header, "RescaleSlope", 1)
-    intercept = numbers_of(instance.header, "RescaleIntercept", 1)
+def _rescale(frame: Frame, modality: str) -> tuple[float, float]:
+    slope = numbers_of(frame.header, "RescaleSlope", 1)
+    intercept = numbers_of(frame.header, "RescaleIntercept", 1)
     if slope is None and intercept is None and modality != "CT":
         return 1.0, 0.0
     if slope is None or intercept is None or slope[0] == 0:
         raise _unreadable(
-            instance,
+            frame.instance,
             "no usable Rescale Slope and Intercept",
             "缺少可用的重新缩放斜率与截距",
         )
     return slope[0], intercept[0]
 
 
-def _padding(instance: Instance, slope: float, intercept: float) -> tuple[float, float] | None:
-    value = numbers_of(instance.header, "PixelPaddingValue", 1)
+def _padding(frame: Frame, slope: float, intercept: float) -> tuple[float, float] | None:
+    value = numbers_of(frame.header, "PixelPaddingValue", 1)
     if value is None:
         return None
-    limit = numbers_of(instance.header, "PixelPaddingRangeLimit", 1) or value
+    limit = numbers_of(frame.header, "PixelPaddingRangeLimit", 1) or value
     low, high = sorted((value[0], limit[0]))
     tissue_low, tissue_high = PLAUSIBLE_HU
     is_tissue = any(

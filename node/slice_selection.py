@@ -22,6 +22,7 @@ from pydicom.uid import (
 
 from inference.assessment import Text
 from inference.volume import Geometry
+from node.frames import Frame, frames_of
 from node.geometry import Plane
 from node.instances import Instance, integer_of, numbers_of, text_of, value_of
 
@@ -31,13 +32,15 @@ MAX_VOXELS = 2**29
 MAX_STRAY_FRACTION = 0.1
 """A single image of another matrix or orientation, or up to this part of them, is set aside."""
 
-SINGLE_FRAME_CLASSES = {CTImageStorage: "CT", MRImageStorage: "MR"}
-MULTI_FRAME_CLASSES = {
+MODALITY_OF_CLASS = {
+    CTImageStorage: "CT",
     EnhancedCTImageStorage: "CT",
     LegacyConvertedEnhancedCTImageStorage: "CT",
+    MRImageStorage: "MR",
     EnhancedMRImageStorage: "MR",
     LegacyConvertedEnhancedMRImageStorage: "MR",
 }
+"""The SOP classes whose images can be slices."""
 
 NON_VOLUME_IMAGE_TYPES = {
     "LOCALIZER": "localizer",
@@ -62,7 +65,7 @@ class Selection:
     With a `refusal` the instances are no stack, and `planes` may be fewer than `slices`.
     """
 
-    slices: tuple[Instance, ...]
+    slices: tuple[Frame, ...]
     planes: tuple[Plane, ...]
     aside: tuple[Instance, ...]
     rules: Counter[str]
@@ -71,7 +74,7 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class _Slice:
-    instance: Instance
+    frame: Frame
     plane: Plane | None
 
 
@@ -79,15 +82,16 @@ def select_slices(instances: Sequence[Instance]) -> Selection:
     """Set aside what is no slice, and refuse what is a mixture of several stacks.
 
     The slices that remain without a refusal are parallel, of one matrix, pixel spacing, frame of
-    reference and SOP class, and all have positions.
+    reference and SOP class, and all have positions. Raises UnreadableInstanceError for an instance
+    whose frames cannot be told apart.
     """
-    images: list[Instance] = []
+    images: list[Frame] = []
     aside: list[Instance] = []
     rules: Counter[str] = Counter()
     for instance in instances:
         rule = _non_volume_rule(instance.header)
         if rule is None:
-            images.append(instance)
+            images += frames_of(instance)
         else:
             aside.append(instance)
             rules[rule] += 1
@@ -97,11 +101,11 @@ def select_slices(instances: Sequence[Instance]) -> Selection:
 
     slices, strays = _separate_strays([_Slice(image, _plane(image.header)) for image in images])
     if strays:
-        aside += [stray.instance for stray in strays]
+        aside += [stray.frame.instance for stray in strays]
         rules["image of another matrix or orientation than the stack"] = len(strays)
     planes = tuple(item.plane for item in slices if item.plane is not None)
     return Selection(
-        slices=tuple(item.instance for item in slices),
+        slices=tuple(item.frame for item in slices),
         planes=planes,
         aside=tuple(aside),
         rules=rules,
@@ -112,7 +116,7 @@ def select_slices(instances: Sequence[Instance]) -> Selection:
 def _non_volume_rule(header: Dataset) -> str | None:
     """Name the rule by which an instance is no slice, or None where it may be one."""
     sop_class = UID(text_of(header, "SOPClassUID"))
-    if sop_class not in SINGLE_FRAME_CLASSES and sop_class not in MULTI_FRAME_CLASSES:
+    if sop_class not in MODALITY_OF_CLASS:
         return f"{sop_class.name or 'unknown SOP class'}, not a CT or MR image"
     image_type = value_of(header, "ImageType")
     values = [image_type] if isinstance(image_type, str) else image_type
@@ -126,7 +130,7 @@ def _non_volume_rule(header: Dataset) -> str | None:
     return None
 
 
-def _refuse_before_geometry(images: Sequence[Instance]) -> Refusal | None:
+def _refuse_before_geometry(images: Sequence[Frame]) -> Refusal | None:
     if not images:
         return Refusal(
             Geometry.NOT_A_VOLUME,
@@ -136,17 +140,6 @@ def _refuse_before_geometry(images: Sequence[Instance]) -> Refusal | None:
                 zh="该序列不含 CT 或 MR 层面图像。请发送采集或重建的序列。",
             ),
         )
-    for image in images:
-        is_enhanced = UID(text_of(image.header, "SOPClassUID")) in MULTI_FRAME_CLASSES
-        if is_enhanced or integer_of(image.header, "NumberOfFrames", 1) > 1:
-            return Refusal(
-                Geometry.MULTI_FRAME,
-                Text(
-                    en="The series holds multi-frame (enhanced) images, which are not read yet. "
-                    "Send it as single-frame CT or MR images.",
-                    zh="该序列为多帧（增强型）图像，目前尚不支持。请以单帧 CT 或 MR 图像发送。",
-                ),
-            )
     return None
 
 
@@ -195,7 +188,7 @@ def _separate_strays(slices: Sequence[_Slice]) -> tuple[list[_Slice], list[_Slic
 
 
 def _matrix(item: _Slice) -> tuple[int, int]:
-    header = item.instance.header
+    header = item.frame.header
     return integer_of(header, "Rows"), integer_of(header, "Columns")
 
 
@@ -219,7 +212,7 @@ def _refuse_mixture(slices: Sequence[_Slice], planes: Sequence[Plane]) -> Refusa
                 "无法确定其空间位置。请发送原始序列。",
             ),
         )
-    headers = [item.instance.header for item in slices]
+    headers = [item.frame.header for item in slices]
     first = planes[0]
     differing: Sequence[tuple[bool, str, str]] = (
         (varies(headers, "SeriesInstanceUID"), "series", "所属序列"),

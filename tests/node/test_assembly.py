@@ -13,7 +13,6 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -436,17 +435,6 @@ def test_axes_that_are_not_at_a_right_angle_are_refused(tmp_path):
 def test_few_slices_are_refused(tmp_path):
     reason = refusal(altered(tmp_path, None, slices=4), Geometry.TOO_FEW_SLICES)
     assert "at least 5" in reason
-
-
-def test_multi_frame_images_are_refused(tmp_path):
-    def enhanced(header, _):
-        header.SOPClassUID = EnhancedCTImageStorage
-
-    def frames(header, _):
-        header.NumberOfFrames = 3
-
-    refusal(altered(tmp_path / "enhanced", enhanced), Geometry.MULTI_FRAME)
-    refusal(altered(tmp_path / "frames", frames), Geometry.MULTI_FRAME)
 
 
 def test_a_series_without_slices_is_not_a_volume(tmp_path):
