@@ -3,6 +3,7 @@
 Each file is read once: its header first, its pixel data only when the whole series is accepted.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,31 +12,24 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.uid import UID
 
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict, Volume
+from node import stack_wording as wording
 from node.codecs import Codecs
 from node.frames import Frame
-from node.geometry import Stack, stack_planes
+from node.geometry import MAX_GAP, Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
-from node.pixels import decode_slice, pixel_format
-from node.slice_selection import MODALITY_OF_CLASS, select_slices, varies
+from node.pixels import AIR_HU, decode_slice, pixel_format
+from node.resampling import resample
+from node.slice_selection import MODALITY_OF_CLASS, select_slices
+from node.stacks import choose_stack, separate_stacks
 
 DECODING_THREADS = 2
 """Threads that read and decode slices; file reads and most codecs let go of the interpreter."""
-
-SEPARATORS = {
-    "EchoTime": Text(en="echo time", zh="回波时间"),
-    "TemporalPositionIdentifier": Text(en="temporal position", zh="时相"),
-    "TriggerTime": Text(en="trigger time", zh="触发时间"),
-    "DiffusionBValue": Text(en="diffusion b-value", zh="扩散 b 值"),
-    "ConvolutionKernel": Text(en="convolution kernel", zh="卷积核"),
-    "ImageType": Text(en="image type", zh="图像类型"),
-    "AcquisitionNumber": Text(en="acquisition number", zh="采集编号"),
-}
-"""Attributes that tell images at one position apart, the most telling first."""
 
 NO_FRAME = Text(
     en="The images name no frame of reference, so a result could not be placed on them. "
@@ -58,51 +52,68 @@ class Assembled:
     headers: tuple[Dataset, ...]
 
 
-def assemble(paths: Sequence[Path]) -> Assembled:
+def assemble(paths: Sequence[Path], *, stack: str = "", max_gap: float = MAX_GAP) -> Assembled:
     """Make a volume of one series' Part 10 files, given in any order.
 
-    Voxels are float32 [slice, row, column] with Rescale Slope and Intercept of each slice applied;
-    slices ascend along the cross product of row and column direction, and the affine maps indices
-    to LPS mm. Bad data never raise: they are a verdict with its reason. OSError is raised where
-    the files themselves cannot be read.
+    Voxels are float32 [slice, row, column] with the rescaling of each slice applied; slices ascend
+    along the cross product of row and column direction, and the affine maps indices to LPS mm.
+    `stack` is a rule (CEL) that chooses among several images at each position, `max_gap` the widest
+    gap that is filled, in usual steps. Bad data never raise: they are a verdict with its reason.
+    OSError is raised where the files themselves cannot be read, ValueError where the rule cannot
+    be evaluated.
     """
     instances: list[Instance] = []
     try:
         instances += map(read_instance, paths)
-        selection = select_slices(instances)
+        verdict, volume = _assembled(instances, stack, max_gap)
     except UnreadableInstanceError as error:
+        unreadable = Geometry.UNREADABLE
         verdict = GeometryVerdict(
-            Geometry.UNREADABLE, accepted=False, slices=len(paths), reason=error.reason
+            unreadable, accepted=False, slices=len(paths), reason=error.reason
         )
-        return Assembled(verdict, None, _headers(instances))
-    set_aside = tuple(f"{count} x {rule}" for rule, count in sorted(selection.rules.items()))
-    if selection.refusal is not None:
-        verdict = GeometryVerdict(
-            selection.refusal.geometry,
-            accepted=False,
-            slices=len(selection.slices),
-            reason=selection.refusal.reason,
-            set_aside=set_aside,
-        )
-        return Assembled(verdict, None, _headers(instances))
+        volume = None
+    return Assembled(verdict, volume, tuple(instance.header for instance in instances))
 
-    stack = stack_planes(selection.planes)
-    ordered = [selection.slices[index] for index in stack.order]
-    headers = _headers(instances)
-    verdict = replace(stack.verdict, set_aside=set_aside)
-    if verdict.geometry is Geometry.DUPLICATED:
-        verdict = replace(verdict, reason=_with_separator(verdict.reason, ordered))
+
+def _assembled(
+    instances: Sequence[Instance], rule: str, max_gap: float
+) -> tuple[GeometryVerdict, Volume | None]:
+    selection = select_slices(instances)
+    aside = selection.rules
+    if selection.refusal is not None:
+        return _refused(*selection.refusal, len(selection.slices), aside), None
+    separation = separate_stacks(selection.slices, selection.planes)
+    if separation.twins:
+        aside["image that was sent twice, with the same pixels"] += len(separation.twins)
+    if not separation.stacks:
+        reason = wording.inseparable(len(selection.slices))
+        return _refused(Geometry.DUPLICATED, reason, len(selection.slices), aside), None
+    chosen = choose_stack(separation.stacks, rule)
+    if chosen is None:
+        reason = wording.no_stack_taken(separation, rule)
+        return _refused(Geometry.DUPLICATED, reason, len(selection.slices), aside), None
+    stack = stack_planes(chosen.planes, max_gap=max_gap)
+    ordered = [chosen.frames[index] for index in stack.order]
+    verdict = replace(stack.verdict, set_aside=_counted(aside))
     if verdict.accepted and not text_of(ordered[0].header, "FrameOfReferenceUID"):
         inconsistent = Geometry.INCONSISTENT
         verdict = replace(verdict, geometry=inconsistent, accepted=False, reason=NO_FRAME)
     if not verdict.accepted:
-        return Assembled(verdict, None, headers)
-    try:
-        return Assembled(verdict, _load(ordered, stack, verdict), headers)
-    except UnreadableInstanceError as error:
-        unreadable = Geometry.UNREADABLE
-        verdict = replace(verdict, geometry=unreadable, accepted=False, reason=error.reason)
-        return Assembled(verdict, None, headers)
+        return verdict, None
+    if len(separation.stacks) > 1:
+        note = wording.stack_taken(separation, chosen, by_rule=bool(rule))
+        verdict = replace(verdict, notes=(*verdict.notes, note))
+    return verdict, _load(ordered, stack, verdict)
+
+
+def _refused(geometry: Geometry, reason: Text, slices: int, aside: Counter[str]) -> GeometryVerdict:
+    return GeometryVerdict(
+        geometry, accepted=False, slices=slices, reason=reason, set_aside=_counted(aside)
+    )
+
+
+def _counted(aside: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{count} x {rule}" for rule, count in sorted(aside.items()))
 
 
 def _load(ordered: Sequence[Frame], stack: Stack, verdict: GeometryVerdict) -> Volume:
@@ -111,18 +122,29 @@ def _load(ordered: Sequence[Frame], stack: Stack, verdict: GeometryVerdict) -> V
     headers = tuple(frame.header for frame in ordered)
     modality = MODALITY_OF_CLASS[UID(text_of(headers[0], "SOPClassUID"))]
     formats = [pixel_format(frame, modality=modality) for frame in ordered]
-    layout = formats[0].layout
-    voxels = np.empty((len(ordered), layout.rows, layout.columns), np.float32)
+
     with Codecs() as codecs, ThreadPoolExecutor(DECODING_THREADS) as threads:
-        for _ in threads.map(decode_slice, ordered, formats, voxels, repeat(codecs)):
-            pass
+
+        def decode(numbers: Sequence[int], outs: Sequence[npt.NDArray[np.float32]]) -> None:
+            chosen = [ordered[number] for number in numbers]
+            meant = [formats[number] for number in numbers]
+            for _ in threads.map(decode_slice, chosen, meant, outs, repeat(codecs)):
+                pass
+
+        if verdict.resampled:
+            voxels = resample(stack, decode, AIR_HU if modality == "CT" else 0.0)
+        else:
+            voxels = np.empty(stack.shape, np.float32)
+            decode(range(len(ordered)), list(voxels))
     grid = hd.Volume(
         voxels,
         stack.affine,
         "PATIENT",
         frame_of_reference_uid=text_of(headers[0], "FrameOfReferenceUID"),
     )
-    return Volume(grid, headers, verdict, modality, _limitations(headers))
+    numbers = tuple(frame.number for frame in ordered)
+    limitations = (*verdict.notes, *_limitations(headers))
+    return Volume(grid, headers, verdict, modality, limitations, numbers)
 
 
 def _limitations(headers: Sequence[Dataset]) -> tuple[Text, ...]:
@@ -135,19 +157,3 @@ def _limitations(headers: Sequence[Dataset]) -> tuple[Text, ...]:
             )
         )
     return tuple(found)
-
-
-def _with_separator(reason: Text | None, ordered: Sequence[Frame]) -> Text | None:
-    """Add to the reason which attribute tells the images at one position apart, if one does."""
-    headers = [frame.header for frame in ordered]
-    for keyword, name in SEPARATORS.items():
-        if reason is not None and varies(headers, keyword):
-            return Text(
-                en=f"{reason.en} They differ in {name.en}.",
-                zh=f"{reason.zh}其区别在于{name.zh}。",
-            )
-    return reason
-
-
-def _headers(instances: Sequence[Instance]) -> tuple[Dataset, ...]:
-    return tuple(instance.header for instance in instances)

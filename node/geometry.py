@@ -1,5 +1,7 @@
-"""Whether single-frame slices form one uniform stack, and the grid that they lie on.
+"""Parallel images -> the regular grid on which they make a volume, and a verdict on it.
 
+The grid's rows and columns run as those of the images do. Without resampling it is the best
+uniform one; a gantry tilt and uneven steps are undone on a grid that keeps the images' own planes.
 Patient coordinates are LPS in mm throughout (PS3.3 C.7.6.2.1.1).
 """
 
@@ -7,253 +9,228 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict
-
-Floats = npt.NDArray[np.float64]
-
-COSINE_TOLERANCE = 1e-3
-"""Direction cosines closer than this are one orientation, written with different rounding."""
+from node import geometry_wording as wording
+from node.planes import Floats, Plane
+from node.slice_steps import Gap, even_slots, find_gaps
 
 ORTHONORMAL_TOLERANCE = 5e-3
 """How far row and column directions may be from unit length and from a right angle."""
 
-PIXEL_SPACING_TOLERANCE = 1e-3
-"""Pixel spacings that differ by less than this fraction are one spacing."""
-
-SAME_POSITION_MM = 0.02
-"""Slices closer than this along the normal lie at one position; no scanner steps so finely."""
-
-SLICE_SHIFT_TOLERANCE = 0.1
+SLICE_SHIFT_TOLERANCE = 0.05
 """How far a slice may lie from its even place along the normal, in slice spacings."""
 
-MISSING_SLICE_FACTOR = 1.5
-"""A step longer than this many usual steps is a gap, with slices missing in it."""
-
 LATERAL_SHIFT_TOLERANCE = 0.2
-"""How far a slice may lie beside the normal through the stack's middle, in pixels."""
+"""How far a slice may lie beside the line through all first pixels, in pixels."""
 
-MIN_SLICES = 5
-"""Fewer parallel slices than this are a survey or a remnant, not a volume."""
+MAX_TILT_DEGREES = 45.0
+"""No gantry tilts so far (30 is usual); images that drift more are no stack."""
 
-MAX_GAPS_NAMED = 3
-"""So many gaps are located in the reason; more are only counted."""
+MIN_SLICES = 2
+"""A single image has no distance to a neighbour, so it is no volume."""
 
+MAX_GAP = 3.0
+"""A step of more expected steps than this is refused, unless the node's settings say otherwise."""
 
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """Where one slice lies: its Image Plane attributes (PS3.3 C.7.6.2)."""
-
-    position: Floats
-    """Patient coordinates of the centre of the first pixel, shape (3,)."""
-    row_direction: Floats
-    """Cosines along which the column index grows, shape (3,)."""
-    column_direction: Floats
-    """Cosines along which the row index grows, shape (3,)."""
-    row_spacing: float
-    """Distance between rows, the first value of Pixel Spacing."""
-    column_spacing: float
-    """Distance between columns, the second value of Pixel Spacing."""
-    rows: int
-    columns: int
-
-    def is_parallel(self, other: "Plane") -> bool:
-        """Tell whether both are the same orientation, within `COSINE_TOLERANCE`."""
-        return (
-            float(np.abs(self.row_direction - other.row_direction).max()) < COSINE_TOLERANCE
-            and float(np.abs(self.column_direction - other.column_direction).max())
-            < COSINE_TOLERANCE
-        )
-
-    def has_spacing_of(self, other: "Plane") -> bool:
-        """Tell whether both have the same pixel spacing, within `PIXEL_SPACING_TOLERANCE`."""
-        return (
-            abs(self.row_spacing / other.row_spacing - 1) < PIXEL_SPACING_TOLERANCE
-            and abs(self.column_spacing / other.column_spacing - 1) < PIXEL_SPACING_TOLERANCE
-        )
-
-    def corners(self) -> Floats:
-        """Patient coordinates of the four corner pixels' centres, shape (4, 3)."""
-        down = self.column_direction * self.row_spacing * (self.rows - 1)
-        across = self.row_direction * self.column_spacing * (self.columns - 1)
-        corners: Floats = self.position + np.array([0 * down, down, across, down + across])
-        return corners
+MAX_VOXELS = 2**29
+"""A volume of more voxels (2 GiB as float32, 2048 slices of 512 x 512) is refused."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Parallel slices in the order of their positions along the normal.
+    """Parallel images in the order of their positions along the normal, and the grid for them.
 
-    `order[k]` is the index of the plane that becomes slice k; the normal is the cross product of
-    row and column direction, and positions ascend along it. `affine` (4, 4) maps (slice, row,
-    column) indices to patient coordinates; it is None where the slices make no grid at all.
+    `order[k]` is the index of the plane that is image k of the stack; the normal is the cross
+    product of row and column direction, and positions ascend along it. The grid has `shape`
+    (slices, rows, columns), the images have `extent` (rows, columns); `affine` (4, 4) maps the
+    grid's indices to patient coordinates and is None where the images make no grid. Image k lies
+    at slice index `slots[k]`, its first pixel at row and column index `offsets[k]`; these are
+    whole numbers where nothing is resampled.
     """
 
     order: tuple[int, ...]
-    affine: Floats | None
     verdict: GeometryVerdict
+    affine: Floats | None = None
+    shape: tuple[int, int, int] = (0, 0, 0)
+    extent: tuple[int, int] = (0, 0)
+    slots: Floats | None = None
+    offsets: Floats | None = None
 
 
-def stack_planes(planes: Sequence[Plane]) -> Stack:
-    """Order parallel planes of one matrix and pixel spacing, and judge whether they are a stack.
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Images in order: the axes they share, and where each lies along and beside the normal.
 
-    The grid is the best uniform one: even steps along the normal by least squares, through the
-    middle of all positions; so neither the first slice nor the first pair decides.
+    `along` [k] is in mm from the first; `beside` [k, (row direction, column direction)] in mm from
+    the straight line along the normal through the middle of all; `drift` (2,) is how far beside
+    one goes a millimetre along.
     """
-    as_given = tuple(range(len(planes)))
+
+    planes: tuple[Plane, ...]
+    row: Floats
+    column: Floats
+    normal: Floats
+    middle: Floats
+    along: Floats
+    beside: Floats
+    drift: Floats
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Spacing of rows and of columns."""
+        return self.planes[0].row_spacing, self.planes[0].column_spacing
+
+
+def stack_planes(planes: Sequence[Plane], *, max_gap: float = MAX_GAP) -> Stack:
+    """Order parallel planes of one matrix and pixel spacing, and find the grid for them.
+
+    No two of the planes lie at one position. `max_gap` is the largest step that is filled by
+    interpolation, in expected steps.
+    """
     if len(planes) < MIN_SLICES:
-        return Stack(as_given, None, _refusal(Geometry.TOO_FEW_SLICES, planes, _too_few(planes)))
-    row, column = _orthonormal(planes)
-    if row is None or column is None:
-        return Stack(as_given, None, _refusal(Geometry.INCONSISTENT, planes, _SKEWED_AXES))
-    normal = np.cross(row, column)
-    positions = np.array([plane.position for plane in planes])
-    order = np.argsort(positions @ normal, kind="stable")
-    ordered = tuple(int(index) for index in order)
-    positions = positions[order]
-    along = positions @ normal
-    steps = np.diff(along)
-    if (steps < SAME_POSITION_MM).any():
-        verdict = _refusal(Geometry.DUPLICATED, planes, _duplicated(steps))
-        return Stack(ordered, None, verdict)
+        return Stack((0,), _refused(Geometry.TOO_FEW_SLICES, planes, wording.one_slice()))
+    axes = _orthonormal(planes)
+    if axes is None:
+        as_given = tuple(range(len(planes)))
+        return Stack(as_given, _refused(Geometry.INCONSISTENT, planes, wording.skewed_axes()))
+    order, run = _ordered(planes, *axes)
+    unexplained = run.beside - np.outer(run.along - run.along.mean(), run.drift)
+    tilt = float(np.degrees(np.arctan(np.linalg.norm(run.drift))))
+    if (np.abs(unexplained) / np.flip(run.pixel)).max() > LATERAL_SHIFT_TOLERANCE or (
+        tilt > MAX_TILT_DEGREES
+    ):
+        shift = float(np.linalg.norm(run.beside, axis=1).max())
+        verdict = _refused(Geometry.INCONSISTENT, planes, wording.shifted(shift))
+        return Stack(order, verdict)
+    return _on_a_grid(order, run, tilt, max_gap)
 
-    numbers = np.arange(len(planes)) - (len(planes) - 1) / 2
-    spacing = float(numbers @ along / (numbers @ numbers))
-    drift = (numbers @ positions) / (numbers @ numbers) - spacing * normal
-    affine = np.eye(4)
-    affine[:3, 0] = normal * spacing
-    affine[:3, 1] = column * planes[0].row_spacing
-    affine[:3, 2] = row * planes[0].column_spacing
-    affine[:3, 3] = positions.mean(axis=0) + numbers[0] * spacing * normal
 
-    shifts = positions - (affine[:3, 3] + np.outer(np.arange(len(planes)), affine[:3, 0]))
-    along_shift = np.abs(shifts @ normal)
-    beside = np.linalg.norm(shifts - np.outer(shifts @ normal, normal), axis=1)
-    pixel = min(planes[0].row_spacing, planes[0].column_spacing)
-    geometry, reason = Geometry.UNIFORM, None
-    if steps.max() > MISSING_SLICE_FACTOR * np.median(steps):
-        geometry, reason = Geometry.GAPPED, _gapped(along, steps)
-    elif along_shift.max() > SLICE_SHIFT_TOLERANCE * spacing:
-        geometry, reason = Geometry.GAPPED, _uneven(steps)
-    elif beside.max() > LATERAL_SHIFT_TOLERANCE * pixel:
-        unexplained = np.linalg.norm(
-            shifts - np.outer(shifts @ normal, normal) - np.outer(numbers, drift), axis=1
-        )
-        if unexplained.max() > LATERAL_SHIFT_TOLERANCE * pixel:
-            geometry, reason = Geometry.INCONSISTENT, _shifted(float(beside.max()))
-        else:
-            angle = float(np.degrees(np.arctan2(np.linalg.norm(drift), spacing)))
-            geometry, reason = Geometry.TILTED, _tilted(angle)
+def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -> Stack:
+    count = len(order)
+    spacing, start = _even_spacing(run.along)
+    off_grid = np.abs(run.along - (start + spacing * np.arange(count))).max()
+    is_even = bool(off_grid <= SLICE_SHIFT_TOLERANCE * spacing)
+    is_straight = bool((np.abs(run.beside) / np.flip(run.pixel)).max() <= LATERAL_SHIFT_TOLERANCE)
+    deviation = _deviation(run, spacing, start)
+    slots = np.arange(count, dtype=float)
+    gaps: tuple[Gap, ...] = ()
+    if not is_even:
+        gaps = find_gaps(run.along, [plane.thickness for plane in run.planes])
+        spacing, start, slots = even_slots(run.along)
+    offsets = np.zeros((count, 2))
+    if not is_straight:
+        offsets = np.flip(run.beside, axis=1) / run.pixel
+        offsets -= offsets.min(axis=0)
+    shape = _shape(run, slots, offsets)
+    geometry = _geometry(is_even=is_even, is_straight=is_straight, gapped=bool(gaps))
+    steps = np.diff(run.along)
+    refusal = (
+        wording.gapped(run.along, gaps) if any(gap.is_wider(max_gap) for gap in gaps) else None
+    )
+    if refusal is None and np.prod(shape, dtype=float) > MAX_VOXELS:
+        geometry, refusal = Geometry.UNREADABLE, wording.too_large(shape, MAX_VOXELS)
     verdict = GeometryVerdict(
         geometry=geometry,
-        accepted=geometry is Geometry.UNIFORM,
-        slices=len(planes),
-        deviation_mm=_deviation([planes[index] for index in ordered], affine),
-        spacing_mm=(spacing, planes[0].row_spacing, planes[0].column_spacing),
-        reason=reason,
+        accepted=refusal is None,
+        slices=count,
+        deviation_mm=deviation,
+        spacing_mm=(spacing, *run.pixel),
+        steps_mm=(float(steps.min()), float(np.median(steps)), float(steps.max())),
+        tilt_degrees=0.0 if is_straight else tilt,
+        missing_slices=sum(gap.missing for gap in gaps),
+        resampled=not (is_even and is_straight),
+        reason=refusal,
+        notes=()
+        if refusal is not None
+        else (
+            *(() if is_straight else (wording.tilt_undone(tilt),)),
+            *(() if is_even or gaps else (wording.steps_evened(steps, spacing),)),
+            *((wording.gaps_filled(run.along, gaps),) if gaps else ()),
+        ),
     )
-    return Stack(ordered, affine, verdict)
+    extent = (run.planes[0].rows, run.planes[0].columns)
+    affine = _affine(run, spacing, start, offsets)
+    return Stack(order, verdict, affine, shape, extent, slots, offsets)
 
 
-def _orthonormal(planes: Sequence[Plane]) -> tuple[Floats, Floats] | tuple[None, None]:
-    row = np.mean([plane.row_direction for plane in planes], axis=0)
-    column = np.mean([plane.column_direction for plane in planes], axis=0)
+def _geometry(*, is_even: bool, is_straight: bool, gapped: bool) -> Geometry:
+    if gapped:
+        return Geometry.GAPPED
+    if not is_straight:
+        return Geometry.TILTED
+    return Geometry.UNIFORM if is_even else Geometry.UNEVEN
+
+
+def _orthonormal(planes: Sequence[Plane]) -> tuple[Floats, Floats] | None:
+    row: Floats = np.mean([plane.row_direction for plane in planes], axis=0)
+    column: Floats = np.mean([plane.column_direction for plane in planes], axis=0)
     error = max(
         abs(float(np.linalg.norm(row)) - 1),
         abs(float(np.linalg.norm(column)) - 1),
         abs(float(row @ column)),
     )
-    if error > ORTHONORMAL_TOLERANCE:
-        return None, None
+    if not error <= ORTHONORMAL_TOLERANCE:
+        return None
     row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
     return row, column / np.linalg.norm(column)
 
 
-def _deviation(planes: Sequence[Plane], affine: Floats) -> float:
-    """Largest distance in mm between a slice's corner pixel and its place on the grid."""
-    last_row, last_column = planes[0].rows - 1, planes[0].columns - 1
-    edges = np.array([[0, 0], [last_row, 0], [0, last_column], [last_row, last_column]])
+def _ordered(planes: Sequence[Plane], row: Floats, column: Floats) -> tuple[tuple[int, ...], _Run]:
+    normal = np.cross(row, column)
+    positions = np.array([plane.position for plane in planes])
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    middle: Floats = positions.mean(axis=0)
+    away = positions - middle
+    along = away @ normal
+    beside = away @ np.column_stack([row, column])
+    drift = along @ beside / (along @ along)
+    ordered = tuple(planes[index] for index in order)
+    run = _Run(ordered, row, column, normal, middle, along, beside, drift)
+    return tuple(int(index) for index in order), run
+
+
+def _even_spacing(along: Floats) -> tuple[float, float]:
+    """Step and first place of the even series nearest to `along`, by least squares."""
+    numbers = np.arange(len(along)) - (len(along) - 1) / 2
+    spacing = float(numbers @ along / (numbers @ numbers))
+    return spacing, float(along.mean() + numbers[0] * spacing)
+
+
+def _shape(run: _Run, slots: Floats, offsets: Floats) -> tuple[int, int, int]:
+    rows, columns = run.planes[0].rows, run.planes[0].columns
+    more_rows, more_columns = np.ceil(offsets.max(axis=0) - 1e-3).astype(int)
+    return round(float(slots[-1])) + 1, rows + int(more_rows), columns + int(more_columns)
+
+
+def _affine(run: _Run, spacing: float, start: float, offsets: Floats) -> Floats:
+    """Affine of the grid; its first pixel is that of the image whose offset is 0."""
+    row_spacing, column_spacing = run.pixel
+    affine = np.eye(4)
+    affine[:3, 0] = run.normal * spacing
+    affine[:3, 1] = run.column * row_spacing
+    affine[:3, 2] = run.row * column_spacing
+    across, down = 0.0, 0.0
+    if offsets.any():
+        across, down = run.beside.min(axis=0)
+    affine[:3, 3] = run.middle + start * run.normal + across * run.row + down * run.column
+    return affine
+
+
+def _deviation(run: _Run, spacing: float, start: float) -> float:
+    """Largest distance in mm of a corner pixel from its place in a uniform, upright stack."""
+    affine = _affine(run, spacing, start, np.zeros((1, 2)))
+    rows, columns = run.planes[0].rows - 1, run.planes[0].columns - 1
+    edges = np.array([[0, 0], [rows, 0], [0, columns], [rows, columns]])
     in_plane = edges @ affine[:3, 1:3].T + affine[:3, 3]
     return max(
         float(np.linalg.norm(plane.corners() - (in_plane + k * affine[:3, 0]), axis=1).max())
-        for k, plane in enumerate(planes)
+        for k, plane in enumerate(run.planes)
     )
 
 
-def _refusal(geometry: Geometry, planes: Sequence[Plane], reason: Text) -> GeometryVerdict:
+def _refused(geometry: Geometry, planes: Sequence[Plane], reason: Text) -> GeometryVerdict:
     return GeometryVerdict(geometry=geometry, accepted=False, slices=len(planes), reason=reason)
-
-
-_SKEWED_AXES = Text(
-    en="The image rows and columns are not at a right angle according to Image Orientation "
-    "(Patient), so positions cannot be trusted. Export the series again from the scanner.",
-    zh="根据图像方位(患者)，图像的行与列不成直角，位置不可信。请从扫描设备重新导出该序列。",
-)
-
-
-def _too_few(planes: Sequence[Plane]) -> Text:
-    return Text(
-        en=f"The series has {len(planes)} parallel slice(s); a volume needs at least {MIN_SLICES}. "
-        "If slices are missing, send the whole series again.",
-        zh=f"该序列只有 {len(planes)} 层平行层面，构成容积至少需要 {MIN_SLICES} 层。"
-        "如有层面缺失，请重新发送完整序列。",
-    )
-
-
-def _duplicated(steps: Floats) -> Text:
-    images = len(steps) + 1
-    places = int((steps >= SAME_POSITION_MM).sum()) + 1
-    return Text(
-        en=f"{images} images lie at only {places} slice positions: several phases, echoes or "
-        "reconstructions share one series, or images were sent twice. "
-        "Send each of them as a series of its own.",
-        zh=f"{images} 幅图像仅位于 {places} 个层面位置：多个期相、回波或重建混在同一序列中，"
-        "或图像被重复发送。请将其分别作为独立序列发送。",
-    )
-
-
-def _gapped(along: Floats, steps: Floats) -> Text:
-    usual = float(np.median(steps))
-    gaps = np.flatnonzero(steps > MISSING_SLICE_FACTOR * usual)
-    missing = int(sum(round(float(steps[gap]) / usual) - 1 for gap in gaps))
-    places = [f"{along[gap]:.1f} – {along[gap + 1]:.1f} mm" for gap in gaps[:MAX_GAPS_NAMED]]
-    more = len(gaps) - len(places)
-    en_more = f" and {more} more" if more else ""
-    zh_more = f" 等另外 {more} 处" if more else ""
-    return Text(
-        en=f"{missing} slice(s) missing, with the usual step of {usual:.2f} mm: between "
-        f"{', '.join(places)}{en_more} along the slice direction. Send the whole series again.",
-        zh=f"按常规层间距 {usual:.2f} mm 计，缺失 {missing} 层：沿层面方向 "
-        f"{'、'.join(places)}{zh_more} 之间。请重新发送完整序列。",
-    )
-
-
-def _uneven(steps: Floats) -> Text:
-    return Text(
-        en=f"The distance between slices varies from {steps.min():.2f} to {steps.max():.2f} mm. "
-        "Reconstruct the series with one slice spacing.",
-        zh=f"层间距在 {steps.min():.2f} 至 {steps.max():.2f} mm 之间变化。"
-        "请以单一层间距重建该序列。",
-    )
-
-
-def _shifted(largest: float) -> Text:
-    return Text(
-        en=f"Slices are shifted sideways against each other by up to {largest:.1f} mm, as when "
-        "two acquisitions or fields of view are mixed. "
-        "Send each acquisition as a series of its own.",
-        zh=f"各层面之间存在最大 {largest:.1f} mm 的侧向偏移，如同混合了两次采集或不同视野。"
-        "请将每次采集分别作为独立序列发送。",
-    )
-
-
-def _tilted(angle: float) -> Text:
-    return Text(
-        en=f"The slices are sheared by a gantry tilt of {angle:.1f} degrees. Send a reconstruction "
-        "without tilt, or repeat with the gantry at 0 degrees if clinically warranted.",
-        zh=f"扫描架倾斜 {angle:.1f} 度，层面呈剪切排列。请发送无倾斜的重建序列；"
-        "如临床需要，可将扫描架置于 0 度重新扫描。",
-    )

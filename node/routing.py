@@ -27,27 +27,40 @@ _TEXT = (
     "StationName",
     "StudyDescription",
 )
-_NUMBERS = ("EchoTime", "MagneticFieldStrength", "RepetitionTime", "SliceThickness")
+_NUMBERS = (
+    "AcquisitionNumber",
+    "DiffusionBValue",
+    "EchoTime",
+    "FlipAngle",
+    "InversionTime",
+    "KVP",
+    "MagneticFieldStrength",
+    "RepetitionTime",
+    "SliceThickness",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+)
 _LISTS = ("ImageType",)
 VARIABLES = (*_TEXT, *_NUMBERS, *_LISTS, "NumberOfInstances")
+STACK_VARIABLES = (*VARIABLES, "StackNumber")
 _LOOP_VARIABLE = re.compile(r"\.(?:all|exists|exists_one|filter|map)\(\s*(\w+)\s*,")
 
 
-def check_expression(expression: str) -> None:
+def check_expression(expression: str, variables: tuple[str, ...] = VARIABLES) -> None:
     """Raise ValueError, saying what to mend, unless the rule can be evaluated."""
     program = cel.compile(expression)
-    known = {*VARIABLES, *_LOOP_VARIABLE.findall(expression)}
+    known = {*variables, *_LOOP_VARIABLE.findall(expression)}
     for variable in program.variables():
         if variable not in known:
-            close = difflib.get_close_matches(variable, VARIABLES, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(VARIABLES)}"
+            close = difflib.get_close_matches(variable, variables, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(variables)}"
             raise ValueError(f"'{variable}' is not an attribute that a rule can use; {hint}")
     result = _execute(
         expression,
         dict.fromkeys(_TEXT, "")
         | dict.fromkeys(_NUMBERS, 0.0)
         | {keyword: [] for keyword in _LISTS}
-        | {"NumberOfInstances": 0},
+        | {"NumberOfInstances": 0, "StackNumber": 0},
     )
     if not isinstance(result, bool):
         raise ValueError(f"a rule answers true or false, this one gives {type(result).__name__}")  # noqa: TRY004  # pydantic collects ValueErrors
@@ -56,6 +69,15 @@ def check_expression(expression: str) -> None:
 def matches(expression: str, header: Dataset, instances: int) -> bool:
     """Whether a series goes this way; `header` is that of any of its `instances` instances."""
     return _execute(expression, _attributes(header, instances)) is True
+
+
+def matches_stack(expression: str, header: Dataset, images: int, number: int) -> bool:
+    """Whether a rule takes one of several stacks at the same positions.
+
+    `header` is that of the stack's first image, `number` the stack's place from 1.
+    """
+    attributes = _attributes(header, images) | {"StackNumber": number}
+    return _execute(expression, attributes) is True
 
 
 def _attributes(header: Dataset, instances: int) -> dict[str, object]:

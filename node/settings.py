@@ -22,8 +22,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from inference.providers import Limits, OnMissing, Provider, SessionSettings
+from node.geometry import MAX_GAP
 from node.mistakes import sentence_of
-from node.routing import check_expression
+from node.routing import STACK_VARIABLES, check_expression
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
 # PS3.5 6.2: default repertoire without backslash and control characters
@@ -96,6 +97,14 @@ class InferenceSettings(_Section):
         return value
 
 
+class AssemblySettings(_Section):
+    """What may become a volume."""
+
+    max_gap: float = Field(
+        default=MAX_GAP, ge=1, le=100, description="widest gap that is filled, in usual steps"
+    )
+
+
 class WebSettings(_Section):
     """The status page; it has no login, so it stays on this machine."""
 
@@ -130,12 +139,20 @@ class Route(_Section):
     name: Name
     when: str = Field(min_length=1)
     model: str = Field(min_length=1)
+    stack: str = Field(default="", description="which of several images at each position")
     results_to: tuple[str, ...] = Field(min_length=1)
 
     @field_validator("when")
     @classmethod
     def _valid_expression(cls, value: str) -> str:
         check_expression(value)
+        return value
+
+    @field_validator("stack")
+    @classmethod
+    def _valid_stack_rule(cls, value: str) -> str:
+        if value:
+            check_expression(value, STACK_VARIABLES)
         return value
 
 
@@ -155,6 +172,7 @@ class Settings(BaseSettings):
     )
 
     node: NodeSettings = NodeSettings()
+    assembly: AssemblySettings = AssemblySettings()
     inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
     delivery: Delivery = Delivery()

@@ -23,14 +23,14 @@ from pydicom.uid import (
 from inference.assessment import Text
 from inference.volume import Geometry
 from node.frames import Frame, frames_of
-from node.geometry import Plane
 from node.instances import Instance, integer_of, numbers_of, text_of, value_of
+from node.planes import Plane
 
-MAX_VOXELS = 2**29
-"""A volume of more voxels (2 GiB as float32, 2048 slices of 512 x 512) is refused."""
+MIN_STACK_SHARE = 0.5
+"""More than this share of the images are of one matrix and orientation, or there is no stack."""
 
-MAX_STRAY_FRACTION = 0.1
-"""A single image of another matrix or orientation, or up to this part of them, is set aside."""
+MAX_UNPLACED_SHARE = 0.1
+"""Up to this share of the images, or one, may lack a position where the matrix is another."""
 
 MODALITY_OF_CLASS = {
     CTImageStorage: "CT",
@@ -47,6 +47,13 @@ NON_VOLUME_IMAGE_TYPES = {
     "SCREEN SAVE": "screen save",
     "DOSE_INFO": "dose screen",
     "CT_SOM5 PROT": "patient protocol screen",
+    "PROJECTION IMAGE": "projection image",
+    "MIP": "maximum intensity projection",
+    "MAX_IP": "maximum intensity projection",
+    "MNIP": "minimum intensity projection",
+    "MINIP": "minimum intensity projection",
+    "MIN_IP": "minimum intensity projection",
+    "CSA MIP": "maximum intensity projection",
 }
 """Values of Image Type (PS3.3 C.8.2.1.1.1, and vendors' own) whose images are no slices."""
 
@@ -150,6 +157,7 @@ def _plane(header: Dataset) -> Plane | None:
     spacing = numbers_of(header, "PixelSpacing", 2)
     if position is None or orientation is None or spacing is None or min(spacing) <= 0:
         return None
+    thickness = numbers_of(header, "SliceThickness", 1)
     return Plane(
         position=np.array(position),
         row_direction=np.array(orientation[:3]),
@@ -158,15 +166,16 @@ def _plane(header: Dataset) -> Plane | None:
         column_spacing=spacing[1],
         rows=integer_of(header, "Rows"),
         columns=integer_of(header, "Columns"),
+        thickness=None if thickness is None else thickness[0],
     )
 
 
 def _separate_strays(slices: Sequence[_Slice]) -> tuple[list[_Slice], list[_Slice]]:
-    """Split off the few images whose matrix or orientation is not the stack's.
+    """Split off the images whose matrix or orientation is not the stack's.
 
-    The stack is the largest group of one matrix and orientation. More than a few others are no
-    strays but a mixture, and stay. An image of the stack's matrix without a position stays too:
-    it may be one of its slices.
+    The stack is the group of one matrix and orientation that more than half of the images are of;
+    where there is none, all stay, to be refused as a mixture. An image of the stack's matrix
+    without a position stays too: it may be one of its slices.
     """
     groups: list[list[_Slice]] = []
     for item in slices:
@@ -178,11 +187,13 @@ def _separate_strays(slices: Sequence[_Slice]) -> tuple[list[_Slice], list[_Slic
             groups.append([item])
     stack = max(groups, key=len)
     strays = [item for group in groups if group is not stack for item in group]
-    few = len(strays) <= max(1, int(MAX_STRAY_FRACTION * len(slices)))
-    is_a_slice_without_position = any(
-        item.plane is None and _matrix(item) == _matrix(stack[0]) for item in strays
-    )
-    if len(stack) < len(strays) or not few or is_a_slice_without_position:
+    unplaced = [item for item in strays if item.plane is None]
+    may_be_slices = any(_matrix(item) == _matrix(stack[0]) for item in unplaced)
+    if (
+        len(stack) <= MIN_STACK_SHARE * len(slices)
+        or may_be_slices
+        or len(unplaced) > max(1, MAX_UNPLACED_SHARE * len(slices))
+    ):
         return list(slices), []
     return stack, strays
 
@@ -245,17 +256,6 @@ def _refuse_mixture(slices: Sequence[_Slice], planes: Sequence[Plane]) -> Refusa
                 "and MR. Send the series as it came from the scanner.",
                 zh="图像以反转灰度（MONOCHROME1）存储，CT 与 MR 扫描设备不会如此存储。"
                 "请发送扫描设备的原始序列。",
-            ),
-        )
-    voxels = len(slices) * first.rows * first.columns
-    if voxels > MAX_VOXELS:
-        return Refusal(
-            Geometry.UNREADABLE,
-            Text(
-                en=f"The series has {voxels:.2e} voxels, more than the {MAX_VOXELS:.2e} that are "
-                "read. Send a reconstruction with fewer or smaller slices.",
-                zh=f"该序列有 {voxels:.2e} 个体素，超过可读取的上限 {MAX_VOXELS:.2e}。"
-                "请发送层数更少或矩阵更小的重建序列。",
             ),
         )
     return None

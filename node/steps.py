@@ -110,12 +110,13 @@ class Workbench:
         """A series as a volume, or the verdict why not."""
         uids = self.folder(run.id).instances()[series]
         keys = (InstanceKey(run.study_uid, series, uid) for uid in uids)
-        return _assembled(tuple(self.spool.path(key) for key in keys))
+        paths = tuple(self.spool.path(key) for key in keys)
+        return _assembled(paths, self.route(run).stack, self.settings.assembly.max_gap)
 
 
 @lru_cache(maxsize=1)  # assemble, assess and write follow each other on the same series
-def _assembled(paths: tuple[Path, ...]) -> Assembled:
-    return assemble(paths)
+def _assembled(paths: tuple[Path, ...], stack: str, max_gap: float) -> Assembled:
+    return assemble(paths, stack=stack, max_gap=max_gap)
 
 
 def select(bench: Workbench, run: Run) -> list[str]:

@@ -345,41 +345,6 @@ def altered(tmp_path, change, *, slices: int = 8, **options) -> Assembled:
     )
 
 
-def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path):
-    affine = grid_affine()
-    affine[:3, 0] += (0, 2.0 * np.tan(np.radians(15)), 0)
-    assembled = assemble(write_slices(tmp_path, numbered(), affine))
-    assert "15.0 degrees" in refusal(assembled, Geometry.TILTED)
-    assert assembled.verdict.deviation_mm == pytest.approx(3.5 * 0.536, abs=0.01)
-
-
-@pytest.mark.parametrize("descending", [False, True])
-def test_missing_slices_are_counted_and_located(tmp_path, descending):
-    affine = grid_affine(position=(0, 0, 100), descending=descending)
-    paths = write_slices(tmp_path, numbered(12), affine)
-    reason = refusal(assemble(paths[:4] + paths[6:]), Geometry.GAPPED)
-    assert "2 slice(s) missing" in reason
-    assert ("88.0 – 94.0 mm" if descending else "106.0 – 112.0 mm") in reason
-
-
-def test_variable_spacing_is_refused(tmp_path):
-    def change(header, k):
-        header.ImagePositionPatient[2] = 2.0 * k + (0.4 * k if k > 4 else 0)
-
-    reason = refusal(altered(tmp_path, change), Geometry.GAPPED)
-    assert "2.00" in reason
-
-
-def test_several_echoes_in_one_series_are_refused_by_name(tmp_path):
-    def change(header, k):
-        header.ImagePositionPatient[2] = 2.0 * (k // 2)
-        header.EchoTime = str(5 + 5 * (k % 2))
-
-    reason = refusal(altered(tmp_path, change, slices=12, modality="MR"), Geometry.DUPLICATED)
-    assert "12 images lie at only 6 slice positions" in reason
-    assert "echo time" in reason
-
-
 def test_slices_shifted_sideways_are_refused(tmp_path):
     def change(header, k):
         header.ImagePositionPatient[0] = 10.0 * (k % 2)
@@ -432,9 +397,9 @@ def test_axes_that_are_not_at_a_right_angle_are_refused(tmp_path):
     assert "right angle" in refusal(altered(tmp_path, change), Geometry.INCONSISTENT)
 
 
-def test_few_slices_are_refused(tmp_path):
-    reason = refusal(altered(tmp_path, None, slices=4), Geometry.TOO_FEW_SLICES)
-    assert "at least 5" in reason
+def test_a_single_slice_is_refused(tmp_path):
+    reason = refusal(altered(tmp_path, None, slices=1), Geometry.TOO_FEW_SLICES)
+    assert "one slice" in reason
 
 
 def test_a_series_without_slices_is_not_a_volume(tmp_path):

@@ -1,0 +1,304 @@
+"""Images that lie at the same positions -> stacks with one image at each, and the choice of one.
+
+Echoes, phases, diffusion weightings and reconstructions are told apart by the attribute that
+separates them; images that were sent twice are dropped.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from hashlib import sha256
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+from pydicom import Dataset
+
+from inference.assessment import Text
+from node.frames import Frame
+from node.instances import numbers_of, text_of, value_of
+from node.planes import Plane
+from node.routing import matches_stack
+
+SAME_POSITION_MM = 0.02
+"""Images closer than this along the normal lie at one position; no scanner steps so finely."""
+
+SEPARATORS = {
+    "EchoTime": Text(en="echo time", zh="回波时间"),
+    "DiffusionBValue": Text(en="diffusion b-value", zh="扩散 b 值"),
+    "DiffusionGradientOrientation": Text(en="diffusion direction", zh="扩散方向"),
+    "TemporalPositionIdentifier": Text(en="temporal position", zh="时相"),
+    "TemporalPositionIndex": Text(en="temporal position", zh="时相"),
+    "ImageType": Text(en="image type", zh="图像类型"),
+    "ComplexImageComponent": Text(en="complex component", zh="复数分量"),
+    "StackID": Text(en="stack", zh="层组"),
+    "InversionTime": Text(en="inversion time", zh="反转时间"),
+    "FlipAngle": Text(en="flip angle", zh="翻转角"),
+    "ConvolutionKernel": Text(en="convolution kernel", zh="卷积核"),
+    "KVP": Text(en="tube voltage", zh="管电压"),
+    "TriggerTime": Text(en="trigger time", zh="触发时间"),
+    "NominalPercentageOfCardiacPhase": Text(en="cardiac phase", zh="心动周期时相"),
+    "AcquisitionNumber": Text(en="acquisition number", zh="采集编号"),
+    "SequenceName": Text(en="sequence name", zh="序列名称"),
+    "SliceThickness": Text(en="slice thickness", zh="层厚"),
+    "AcquisitionTime": Text(en="acquisition time", zh="采集时间"),
+    "ContentTime": Text(en="content time", zh="内容时间"),
+}
+"""Attributes that tell images at one position apart, the most telling first."""
+
+NOTHING = Text(en="", zh="")
+
+ORDER = Text(en="order of instance numbers", zh="实例编号顺序")
+
+MAX_SEPARATORS = 3
+"""So many attributes together at most tell stacks apart."""
+
+MIN_SHARE = 0.5
+"""Each stack has at least this share of the positions of the longest, or it is no stack."""
+
+PRIVATE_B_VALUES = (
+    ("SIEMENS MR HEADER", 0x0019, 0x0C),
+    ("Philips Imaging DD 001", 0x2001, 0x03),
+    ("GEMS_PARM_01", 0x0043, 0x39),
+)
+"""Private creator, group and element of the b-value where the public attribute is absent."""
+
+GE_B_VALUE_OFFSET = 1e9
+"""Some GE systems add this to the b-value."""
+
+Key = tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStack:
+    """Images with one at each position; `label` says what tells them from others of the series."""
+
+    frames: tuple[Frame, ...]
+    planes: tuple[Plane, ...]
+    label: Text
+
+
+@dataclass(frozen=True, eq=False)
+class Separation:
+    """What became of images at the same positions.
+
+    `stacks` are in ascending order of what separates them, named in `separator`; there are none
+    where nothing does. `twins` had the same pixels as others at their positions.
+    """
+
+    stacks: tuple[ImageStack, ...]
+    separator: Text
+    twins: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    frame: Frame
+    plane: Plane
+    place: int
+
+
+def separate_stacks(frames: Sequence[Frame], planes: Sequence[Plane]) -> Separation:
+    """Split parallel images into stacks with one image at each position.
+
+    Where a single attribute does not, two or three together may; where none does, the order of
+    Instance Number does if each position has as many images.
+    """
+    images = _placed(frames, planes)
+    if _is_one_stack(images):
+        return Separation((_stack(images),), NOTHING, ())
+    varying = [keyword for keyword in SEPARATORS if _varies_at_a_place(images, keyword)]
+    images, twins = _without_twins(images, varying)
+    if _is_one_stack(images):
+        return Separation((_stack(images),), NOTHING, twins)
+    for balanced in (True, False):
+        for count in range(1, MAX_SEPARATORS + 1):
+            for keywords in combinations(varying, count):
+                groups = _grouped(images, partial(_key, keywords=keywords))
+                if _are_stacks(groups, balanced=balanced):
+                    names = [SEPARATORS[keyword] for keyword in keywords]
+                    return Separation(_labelled(groups, names), _joined(names), twins)
+    groups = _by_order(images)
+    stacks = _labelled(groups, [ORDER]) if groups else ()
+    return Separation(stacks, ORDER, twins)
+
+
+def choose_stack(stacks: Sequence[ImageStack], rule: str) -> ImageStack | None:
+    """Choose the stack that a route's rule (CEL) takes; None where it takes none.
+
+    Where there is no rule, or it takes several, the one with the most images; among equals the
+    first: the shortest echo, the lowest b-value, the earliest phase.
+    """
+    taken = [
+        stack
+        for number, stack in enumerate(stacks, 1)
+        if not rule or matches_stack(rule, described(stack), len(stack.frames), number)
+    ]
+    return max(taken, key=lambda stack: len(stack.frames)) if taken else None
+
+
+def described(stack: ImageStack) -> Dataset:
+    """Return the header of a stack's first image, with its b-value in the public attribute."""
+    header = copy(stack.frames[0].header)
+    value = b_value(header)
+    if value is not None:
+        header.DiffusionBValue = value
+    return header
+
+
+def b_value(header: Dataset) -> float | None:
+    """Return the diffusion b-value in s/mm2, also where only a vendor's attribute has it."""
+    public = numbers_of(header, "DiffusionBValue", 1)
+    if public is not None:
+        return public[0]
+    for creator, group, element in PRIVATE_B_VALUES:
+        try:
+            value = header.private_block(group, creator)[element].value
+            first = value if isinstance(value, (int, float, str)) else value[0]
+            return float(first) % GE_B_VALUE_OFFSET
+        except Exception:  # noqa: BLE001, S112 - absent, or no number: private values are anything
+            continue
+    return None
+
+
+def _placed(frames: Sequence[Frame], planes: Sequence[Plane]) -> list[_Image]:
+    """Number the positions along the normal."""
+    normal = np.cross(planes[0].row_direction, planes[0].column_direction)
+    along = np.array([plane.position @ normal for plane in planes])
+    order = np.argsort(along, kind="stable")
+    places = np.empty(len(order), int)
+    places[order] = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= SAME_POSITION_MM)])
+    return [_Image(*item) for item in zip(frames, planes, places.tolist(), strict=True)]
+
+
+def _is_one_stack(images: Sequence[_Image]) -> bool:
+    return len({image.place for image in images}) == len(images)
+
+
+def _varies_at_a_place(images: Sequence[_Image], keyword: str) -> bool:
+    found: dict[int, Hashable] = {}
+    return any(
+        found.setdefault(image.place, value) != value
+        for image in images
+        for value in (_value(image.frame.header, keyword),)
+    )
+
+
+def _without_twins(
+    images: Sequence[_Image], varying: Sequence[str]
+) -> tuple[list[_Image], tuple[Frame, ...]]:
+    """Drop images that nothing but their UIDs tells from another at their position."""
+    kept, twins = [], []
+    alike = _grouped(images, lambda image: (image.place, *_key(image, varying)))
+    for group in alike.values():
+        seen: set[str] = set()
+        for image in group:
+            digest = _pixel_digest(image.frame) if len(group) > 1 else ""
+            if digest in seen:
+                twins.append(image.frame)
+            else:
+                kept.append(image)
+                seen.add(digest)
+    return kept, tuple(twins)
+
+
+def _pixel_digest(frame: Frame) -> str:
+    """Digest of what makes a frame's values; frames of one instance are never the same."""
+    instance = frame.instance
+    values = [text_of(frame.header, name) for name in ("RescaleSlope", "RescaleIntercept")]
+    identity = (frame.index, frame.tile, instance.transfer_syntax, *values)
+    digest = sha256(repr(identity).encode())
+    digest.update(instance.pixel_bytes(instance.pixel_bytes_available))
+    return digest.hexdigest()
+
+
+def _grouped(images: Sequence[_Image], key: Callable[[_Image], Key]) -> dict[Key, list[_Image]]:
+    groups: dict[Key, list[_Image]] = defaultdict(list)
+    for image in images:
+        groups[key(image)].append(image)
+    return groups
+
+
+def _are_stacks(groups: dict[Key, list[_Image]], *, balanced: bool) -> bool:
+    sizes = [len(group) for group in groups.values()]
+    multiplicity = Counter(image.place for group in groups.values() for image in group)
+    if balanced:
+        large_enough = min(sizes) >= MIN_SHARE * max(sizes)
+    else:
+        large_enough = min(sizes) > 1 and len(sizes) <= 2 * max(multiplicity.values())
+    return large_enough and len(sizes) > 1 and all(map(_is_one_stack, groups.values()))
+
+
+def _by_order(images: Sequence[_Image]) -> dict[Key, list[_Image]]:
+    """Split by rank of Instance Number at each position; nothing where positions differ."""
+    at_place = _grouped(images, lambda image: (image.place,)).values()
+    numbers = {id(image): _number(image.frame.header, "InstanceNumber") for image in images}
+    groups: dict[Key, list[_Image]] = defaultdict(list)
+    for group in at_place:
+        if len({numbers[id(image)] for image in group}) < len(group):
+            return {}
+        for rank, image in enumerate(sorted(group, key=lambda image: numbers[id(image)]), 1):
+            groups[(float(rank),)].append(image)
+    return groups if len({len(group) for group in at_place}) == 1 else {}
+
+
+def _labelled(groups: dict[Key, list[_Image]], names: Sequence[Text]) -> tuple[ImageStack, ...]:
+    return tuple(
+        _stack(
+            groups[key],
+            Text(
+                en=", ".join(f"{name.en} {_said(v)}" for name, v in zip(names, key, strict=True)),
+                zh="，".join(f"{name.zh} {_said(v)}" for name, v in zip(names, key, strict=True)),
+            ),
+        )
+        for key in sorted(groups, key=_rank)
+    )
+
+
+def _stack(images: Sequence[_Image], label: Text = NOTHING) -> ImageStack:
+    return ImageStack(
+        tuple(image.frame for image in images), tuple(image.plane for image in images), label
+    )
+
+
+def _rank(key: Key) -> list[tuple[bool, float, str]]:
+    """Numbers in their order, before text in its own."""
+    return [
+        (False, float(value), "") if isinstance(value, float) else (True, 0.0, str(value))
+        for value in key
+    ]
+
+
+def _key(image: _Image, keywords: Sequence[str]) -> Key:
+    return tuple(_value(image.frame.header, keyword) for keyword in keywords)
+
+
+def _value(header: Dataset, keyword: str) -> Hashable:
+    if keyword == "DiffusionBValue":
+        return b_value(header)
+    number = numbers_of(header, keyword, 1)
+    if number is not None:
+        return number[0]
+    value = value_of(header, keyword)
+    if value is None or isinstance(value, str):
+        return text_of(header, keyword)
+    try:
+        return "\\".join(map(str, value))
+    except TypeError:
+        return str(value)
+
+
+def _number(header: Dataset, keyword: str) -> float:
+    numbers = numbers_of(header, keyword, 1)
+    return 0.0 if numbers is None else numbers[0]
+
+
+def _said(value: Hashable) -> str:
+    if value is None or value == "":
+        return "(none)"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _joined(names: Sequence[Text]) -> Text:
+    return Text(en=" and ".join(n.en for n in names), zh="、".join(n.zh for n in names))
