@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from hashlib import sha256
 from functools import partial
+from hashlib import sha256
 from itertools import combinations
 
 import numpy as np
@@ -118,9 +118,9 @@ def separate_stacks(frames: Sequence[Frame], planes: Sequence[Plane]) -> Separat
                 groups = _grouped(images, partial(_key, keywords=keywords))
                 if _are_stacks(groups, balanced=balanced):
                     names = [SEPARATORS[keyword] for keyword in keywords]
-                    return Separation(_labelled(groups, names), _joined(names), twins)
+                    return Separation(_labelled(groups, names, varying), _joined(names), twins)
     groups = _by_order(images)
-    stacks = _labelled(groups, [ORDER]) if groups else ()
+    stacks = _labelled(groups, [ORDER], ()) if groups else ()
     return Separation(stacks, ORDER, twins)
 
 
@@ -243,7 +243,10 @@ def _by_order(images: Sequence[_Image]) -> dict[Key, list[_Image]]:
     return groups if len({len(group) for group in at_place}) == 1 else {}
 
 
-def _labelled(groups: dict[Key, list[_Image]], names: Sequence[Text]) -> tuple[ImageStack, ...]:
+def _labelled(
+    groups: dict[Key, list[_Image]], names: Sequence[Text], varying: Sequence[str]
+) -> tuple[ImageStack, ...]:
+    """Make stacks of the groups, in ascending order of all that varies, the most telling first."""
     return tuple(
         _stack(
             groups[key],
@@ -252,7 +255,7 @@ def _labelled(groups: dict[Key, list[_Image]], names: Sequence[Text]) -> tuple[I
                 zh="，".join(f"{name.zh} {_said(v)}" for name, v in zip(names, key, strict=True)),
             ),
         )
-        for key in sorted(groups, key=_rank)
+        for key in sorted(groups, key=lambda key: _rank((*_key(groups[key][0], varying), *key)))
     )
 
 
