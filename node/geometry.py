@@ -25,6 +25,9 @@ SLICE_SHIFT_TOLERANCE = 0.05
 LATERAL_SHIFT_TOLERANCE = 0.2
 """How far a slice may lie beside the line through all first pixels, in pixels."""
 
+DRIFT_TOLERANCE = 0.1
+"""How far that line may lead beside the normal before it is a tilt, in pixels either way."""
+
 MAX_TILT_DEGREES = 45.0
 """No gantry tilts so far (30 is usual); images that drift more are no stack."""
 
@@ -112,7 +115,8 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
     spacing, start = _even_spacing(run.along)
     off_grid = np.abs(run.along - (start + spacing * np.arange(count))).max()
     is_even = bool(off_grid <= SLICE_SHIFT_TOLERANCE * spacing)
-    is_straight = bool((np.abs(run.beside) / np.flip(run.pixel)).max() <= LATERAL_SHIFT_TOLERANCE)
+    led_beside = np.outer(run.along, run.drift) / np.flip(run.pixel)
+    is_straight = bool(np.abs(led_beside).max() <= DRIFT_TOLERANCE)
     deviation = _deviation(run, spacing, start)
     slots = np.arange(count, dtype=float)
     gaps: tuple[Gap, ...] = ()

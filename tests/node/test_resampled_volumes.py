@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -83,6 +83,8 @@ def test_nothing_moves_by_half_a_percent_of_a_voxel(
     down, across = np.tan(np.radians(tilt))
     steps = np.concatenate([[0], np.where(np.arange(count - 1) < coarse, 2, 1)]) * spacing[0]
     along = np.cumsum(steps)
+    drift = np.abs([down / spacing[1], across / spacing[2]]).max() * along[-1]
+    assume(drift == 0 or drift > 0.25)  # less is taken for rounding of the header's numbers
     positions = affine[:3, 3] + np.outer(along, normal + down * column + across * row)
     axis = [normal, column, row][seed % 3]  # a ramp shows any shift along its direction
 
