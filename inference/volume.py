@@ -3,13 +3,16 @@
 Made by `node.assembly`, read by models and writers. Nothing downstream re-sorts slices.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from scipy import ndimage
 
 from inference.assessment import Mask, Text
 
@@ -95,43 +98,55 @@ class Volume:
         """Index into `sources` of the image that lies nearest to the middle of slice `index`."""
         if not self.verdict.resampled:
             return index
-        return int(np.abs(self._first_pixels()[:, 0] - index).argmin())
+        return int(np.abs(self.first_pixels()[:, 0] - index).argmin())
 
     def slice_of(self, source: int) -> int:
         """Slice of the grid that lies nearest to a source image."""
         if not self.verdict.resampled:
             return source
         last = self.grid.spatial_shape[0] - 1
-        return int(np.clip(np.rint(self._first_pixels()[source, 0]), 0, last))
+        return int(np.clip(np.rint(self.first_pixels()[source, 0]), 0, last))
 
     def on_sources(self, mask: Mask) -> Mask:
         """Return a mask of the grid as one of the source images, bool [source, row, column].
 
-        Each pixel takes the voxel that its centre lies in. What lies only between two images is
-        put on the nearer one, so that no structure is lost.
+        Each pixel takes the voxel that its centre lies in. A structure that lies only between two
+        images is put on the nearer one, so that none is lost.
         """
         if not self.verdict.resampled:
             return mask
         first = self.sources[0]
         made = np.zeros((len(self.sources), int(first.Rows), int(first.Columns)), bool)
-        starts = np.rint(self._first_pixels()).astype(int)
+        starts = np.rint(self.first_pixels()).astype(int)
         for plane, (index, top, left) in zip(made, starts, strict=True):
             if 0 <= index < len(mask):
                 _copy_overlap(mask[index], plane, top, left)
-        if mask.any() and not made.any():
-            for index in np.flatnonzero(mask.any(axis=(1, 2))):
-                source = self.source_of(int(index))
-                _copy_overlap(mask[index], made[source], *starts[source, 1:])
+        for index, voxels in _between(mask, starts[:, 0]):
+            source = self.source_of(index)
+            _copy_overlap(voxels, made[source], *starts[source, 1:])
         return made
 
-    def _first_pixels(self) -> npt.NDArray[np.float64]:
-        """Grid index of each source's first pixel, [source, (slice, row, column)]."""
+    def first_pixels(self) -> npt.NDArray[np.float64]:
+        """Grid index of the centre of each source's first pixel, [source, (slice, row, column)]."""
         positions = np.array([source.ImagePositionPatient for source in self.sources], dtype=float)
         affine = self.grid.affine
         found: npt.NDArray[np.float64] = np.linalg.solve(
             affine[:3, :3], (positions - affine[:3, 3]).T
         ).T
         return found
+
+
+def _between(mask: Mask, slices: npt.NDArray[np.int_]) -> Iterator[tuple[int, Mask]]:
+    """Yield, slice by slice, the connected parts of a mask that none of `slices` (sorted) shows."""
+    for below, above in pairwise(slices):
+        if not mask[below + 1 : above].any():
+            continue
+        labels, _ = ndimage.label(mask[below : above + 1], np.ones((3, 3, 3)))
+        shown = np.union1d(labels[0], labels[-1])
+        for index, plane in enumerate(labels[1:-1], below + 1):
+            unseen = mask[index] & ~np.isin(plane, shown)
+            if unseen.any():
+                yield index, unseen
 
 
 def _copy_overlap(voxels: Mask, pixels: Mask, top: int, left: int) -> None:

@@ -241,8 +241,10 @@ def _predecessor(bench: Workbench, run: Run) -> Dataset | None:
 def check(bench: Workbench, run: Run, series: str) -> None:
     """The gate: nothing leaves that contradicts its source or the standard."""
     folder = bench.folder(run.id)
-    headers = bench.series(run, series).headers
-    problems = check_objects(folder.objects(), headers, model=folder.record().model)
+    assembled = bench.series(run, series)
+    problems = check_objects(
+        folder.objects(), assembled.headers, assembled.volume, model=folder.record().model
+    )
     if problems:
         raise RunFailedError(
             f"held back, not sent: {'; '.join(problems)}",

@@ -14,11 +14,17 @@ from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
 from pydicom.valuerep import DA, TM
 
 from inference.assessment import ModelIdentity
+from inference.volume import Volume
 from sr_writer.content_items import walk
 from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT, UTF_8, plain_headers
 from sr_writer.identifiers import device_uid
 from sr_writer.report_conformance import check_report
-from sr_writer.segmentation_conformance import check_segmentation
+from sr_writer.segmentation_conformance import (
+    POSITION_TOLERANCE_MM,
+    check_segmentation,
+    is_close,
+)
+from sr_writer.source_images import SourceImage, source_images
 from sr_writer.wording import DEMONSTRATION
 
 NEVER_EMPTY = (  # Type 1 in the IODs that we write (PS3.3 A.35.13, A.51)
@@ -49,7 +55,9 @@ MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What reading an object raises that lacks, say, its PixelSpacing: itself a reason not to send."""
 
 MODALITIES = {Comprehensive3DSRStorage: "SR", SegmentationStorage: "SEG"}
-Check = Callable[[Dataset, Sequence[Dataset], Sequence[Dataset]], Iterator[str]]
+Check = Callable[
+    [Dataset, Sequence[Dataset], Sequence[SourceImage], Sequence[Dataset]], Iterator[str]
+]
 BY_CLASS: dict[UID, Check] = {
     Comprehensive3DSRStorage: check_report,
     SegmentationStorage: check_segmentation,
@@ -59,6 +67,7 @@ BY_CLASS: dict[UID, Check] = {
 def check_objects(
     objects: Sequence[Dataset],
     sources: Sequence[Dataset],
+    volume: Volume | None = None,
     *,
     model: ModelIdentity | None = None,
 ) -> list[str]:
@@ -70,6 +79,9 @@ def check_objects(
         Everything that is to be sent, the SR and the SEG that it refers to together.
     sources
         Headers of every instance of the series that was assessed, in any order.
+    volume
+        What was made of them; the results may lie on and refer to its images only. None where there
+        is none: then each instance is an image.
     model
         Who is meant to speak; where it is given, the objects have to say so.
     """
@@ -77,9 +89,13 @@ def check_objects(
         return ["there are no objects or no source instances to check them against"]
     try:
         headers = plain_headers(sources)
+        images = [SourceImage(header) for header in headers]
+        if volume is not None:
+            images = source_images(volume)
     except ValueError as error:
         return [f"source: {error}"]
     problems = list(_check_sources(headers))
+    problems += dict.fromkeys(_check_images(images, headers, sources))
     uids = [made.get("SOPInstanceUID") for made in objects]
     known = {header.SOPInstanceUID for header in headers}
     if len(set(uids)) < len(uids) or known & set(uids):
@@ -94,7 +110,7 @@ def check_objects(
         siblings = [other for other in objects if other is not made]
         try:
             found = [*_check_object(made, headers[0], sources)]
-            found += BY_CLASS[made.SOPClassUID](made, headers, siblings)
+            found += BY_CLASS[made.SOPClassUID](made, headers, images, siblings)
             found += _check_speaker(made, model)
         except MALFORMED as error:
             found = [f"cannot be checked ({error!r}); write it again"]
@@ -106,6 +122,42 @@ def _check_sources(headers: Sequence[Dataset]) -> Iterator[str]:
     for keyword in SHARED_BY_SOURCES:
         if len({str(header.get(keyword) or "") for header in headers}) > 1:
             yield f"source: {keyword} differs between instances; send one series of one study"
+
+
+def _check_images(
+    images: Sequence[SourceImage], headers: Sequence[Dataset], sources: Sequence[Dataset]
+) -> Iterator[str]:
+    """Yield where an image is not what its instance holds, read anew (PS3.3 C.7.6.16.2.3)."""
+    stored = {
+        str(header.SOPInstanceUID): source for header, source in zip(headers, sources, strict=True)
+    }
+    for image in images:
+        uid, frame = image.reference
+        if uid not in stored:
+            yield "source: the volume has an image of another series; make the volume again"
+            continue
+        if frame is not None and not 1 <= frame <= int(stored[uid].get("NumberOfFrames") or 1):
+            yield f"source: {uid} has no frame {frame}; make the volume again"
+            continue
+        expected = None if image.is_tile else _stored_position(stored[uid], frame)
+        position = image.header.get("ImagePositionPatient")
+        if expected and not is_close(position, expected, POSITION_TOLERANCE_MM):
+            yield f"source: {uid} does not lie where the volume has it; make the volume again"
+
+
+def _stored_position(source: Dataset, frame: int | None) -> Sequence[float] | None:
+    """Return the position that an instance gives for itself or its frame, None without any."""
+    holders = [source]
+    if frame is not None:
+        groups = [
+            *source.get("PerFrameFunctionalGroupsSequence", [])[frame - 1 : frame],
+            *source.get("SharedFunctionalGroupsSequence", []),
+        ]
+        holders = [each for group in groups for each in group.get("PlanePositionSequence", [])]
+    positions: list[Sequence[float] | None] = [
+        holder.get("ImagePositionPatient") for holder in holders
+    ]
+    return positions[0] if positions else None
 
 
 def _check_object(made: Dataset, header: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:

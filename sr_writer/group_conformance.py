@@ -1,11 +1,12 @@
 """What the gate asks of measurement groups: a finding that is present, on evidence that is there.
 
 The evidence of a Volumetric ROI group (TID 1411) is a segment of the SEG that is sent along; that
-of a group without region (TID 1501) are slices of the source series.
+of a group without region (TID 1501) are images of the volume.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
@@ -16,9 +17,14 @@ from sr_writer.segmentation_conformance import (
     segments_by_number,
     sources_by_segment,
 )
+from sr_writer.source_images import Reference, SourceImage, places, reference_of
 
 VOLUME_FACTOR = 2.0
-"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
+"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000.
+
+Where images are unevenly spaced, by as much more as the longest step is longer than the shortest:
+the volume was measured between them, too.
+"""
 ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
 VOLUME = codes.SCT.Volume.value
 CERTAINTY = codes.DCM.CertaintyOfFinding.value
@@ -29,21 +35,20 @@ Place = tuple[str, int]
 
 
 def check_groups(
-    made: Dataset, headers: Sequence[Dataset], segmentations: Mapping[str, Dataset]
+    made: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
 ) -> Iterator[str]:
-    """Yield what is wrong with the measurement groups of an SR about the slices `headers`.
+    """Yield what is wrong with the measurement groups of an SR about `images`.
 
     `segmentations` are those that are sent along, by SOP Instance UID.
     """
     groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
-    slices = {str(header.SOPInstanceUID) for header in headers}
     for group in groups:
-        yield from _check_group(group, slices, segmentations)
+        yield from _check_group(group, images, segmentations)
     yield from _check_tracking(groups, segmentations)
 
 
 def _check_group(
-    group: Dataset, slices: set[str], segmentations: Mapping[str, Dataset]
+    group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
 ) -> Iterator[str]:
     items = group.get("ContentSequence", [])
     for code in (
@@ -66,14 +71,18 @@ def _check_group(
         yield "measurement group does not say that its finding is present; only such have a group"
     template = _template(group)
     if template == ON_SEGMENT:
-        yield from _check_segment(items, segmentations)
+        yield from _check_segment(items, images, segmentations)
     elif template == ON_SLICES:
-        yield from _check_slices(items, slices)
+        yield from _check_slices(items, {image.reference for image in images})
     else:
         yield f"measurement group is of template {template}; write TID 1411 or TID 1501"
 
 
-def _check_segment(items: Sequence[Dataset], segmentations: Mapping[str, Dataset]) -> Iterator[str]:
+def _check_segment(
+    items: Sequence[Dataset],
+    images: Sequence[SourceImage],
+    segmentations: Mapping[str, Dataset],
+) -> Iterator[str]:
     regions = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
     if len(regions) != 1:
         yield "measurement group of TID 1411 has not exactly one Referenced Segment; write it"
@@ -84,6 +93,7 @@ def _check_segment(items: Sequence[Dataset], segmentations: Mapping[str, Dataset
         yield "Referenced Segment is in no SEG that is sent along; correct the reference"
         return
     yield from _check_region(items, segmentation, number)
+    yield from _check_volume(items, segmentation, number, images)
 
 
 def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) -> Iterator[str]:
@@ -100,24 +110,31 @@ def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) 
     if categories != [described[0].get("CodeValue")]:
         yield "Finding category is not the segment's property category; take it from the segment"
     slices = {
-        str(item.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID"))
+        reference_of(item.ReferencedSOPSequence[0])
         for item in items
         if is_named(item, codes.DCM.SourceImageForSegmentation)
     }
     if slices != sources_by_segment(segmentation).get(number, set()):
         yield "Source Image for Segmentation names other slices than the segment's frames; match"
+
+
+def _check_volume(
+    items: Sequence[Dataset], segmentation: Dataset, number: int, images: Sequence[SourceImage]
+) -> Iterator[str]:
+    steps = np.diff(places([image.header for image in images]))
+    factor = VOLUME_FACTOR * float(steps.max() / steps.min())
     for item in items:
         if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
             unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
             stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
-            counted = segment_volume_ml(segmentation, number)
-            if not counted / VOLUME_FACTOR <= stated <= counted * VOLUME_FACTOR:
+            counted = segment_volume_ml(segmentation, number, images)
+            if not counted / factor <= stated <= counted * factor:
                 yield "Volume is far from that of the segment's voxels; check value and unit"
 
 
-def _check_slices(items: Sequence[Dataset], slices: set[str]) -> Iterator[str]:
+def _check_slices(items: Sequence[Dataset], slices: set[Reference]) -> Iterator[str]:
     images = [item for item in items if item.get("ValueType") == "IMAGE"]
-    shown = [str(image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for image in images]
+    shown = [reference_of(image.ReferencedSOPSequence[0]) for image in images]
     if not images:
         yield "measurement group of TID 1501 refers to no slice; name what shows its finding"
     if not all(is_named(image, codes.DCM.SourceOfMeasurement) for image in images):

@@ -1,7 +1,8 @@
-"""Image Library (TID 1600) of the slices that a report refers to, and of no others.
+"""Image Library (TID 1600) of the images that a report refers to, and of no others.
 
-What all slices of the series share stands once, at the group; a slice adds its position. A library
-of every slice with every descriptor costs 6 times the time and 20 times the size.
+What all images of the series share stands once, at the group; an image adds its position. A library
+of every image with every descriptor costs 6 times the time and 20 times the size. A mosaic has
+neither the matrix of its tiles nor a position of its own: both are left out.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,11 @@ from highdicom.sr import (
     RelationshipTypeValues,
     UIDRefContentItem,
 )
-from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from sr_writer.coding import DIRECTION_COSINE, MODALITY, PIXELS, SOURCE
+from sr_writer.source_images import SourceImage
 
 _CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
@@ -40,14 +41,12 @@ _POSITION = (
 )
 
 
-def image_library(headers: Sequence[Dataset]) -> ContainerContentItem:
-    """Return the library of `headers`, slices of one series, not empty."""
+def image_library(images: Sequence[SourceImage]) -> ContainerContentItem:
+    """Return the library of `images` of one series, not empty."""
     group = ContainerContentItem(
         name=codes.DCM.ImageLibraryGroup, relationship_type=RelationshipTypeValues.CONTAINS
     )
-    group.ContentSequence = ContentSequence(
-        [*_shared_descriptors(headers[0]), *(_entry(header) for header in headers)]
-    )
+    group.ContentSequence = ContentSequence([*_shared_descriptors(images), *map(_entry, images)])
     library = ContainerContentItem(
         name=codes.DCM.ImageLibrary, relationship_type=RelationshipTypeValues.CONTAINS
     )
@@ -55,7 +54,8 @@ def image_library(headers: Sequence[Dataset]) -> ContainerContentItem:
     return library
 
 
-def _shared_descriptors(header: Dataset) -> list[ContentItem]:
+def _shared_descriptors(images: Sequence[SourceImage]) -> list[ContentItem]:
+    header = images[0].header
     items: list[ContentItem] = []
     modality = MODALITY.get(header.get("Modality", ""))
     if modality is not None:
@@ -69,12 +69,15 @@ def _shared_descriptors(header: Dataset) -> list[ContentItem]:
             relationship_type=_CONTEXT,
         )
     )
-    items.append(_number(codes.DCM.PixelDataRows, int(header.Rows), PIXELS))
-    items.append(_number(codes.DCM.PixelDataColumns, int(header.Columns), PIXELS))
+    if not images[0].is_tile:
+        items.append(_number(codes.DCM.PixelDataRows, int(header.Rows), PIXELS))
+        items.append(_number(codes.DCM.PixelDataColumns, int(header.Columns), PIXELS))
     vertical, horizontal = map(float, header.PixelSpacing)
     items.append(_number(codes.DCM.HorizontalPixelSpacing, horizontal, codes.UCUM.Millimeter))
     items.append(_number(codes.DCM.VerticalPixelSpacing, vertical, codes.UCUM.Millimeter))
-    if header.get("SliceThickness"):
+    if header.get("SliceThickness") and all(
+        image.header.get("SliceThickness") == header.SliceThickness for image in images
+    ):
         thickness = float(header.SliceThickness)
         items.append(_number(codes.DCM.SliceThickness, thickness, codes.UCUM.Millimeter))
     for name, cosine in zip(_ORIENTATION, header.ImageOrientationPatient, strict=True):
@@ -82,19 +85,23 @@ def _shared_descriptors(header: Dataset) -> list[ContentItem]:
     return items
 
 
-def _entry(header: Dataset) -> ImageContentItem:
+def _entry(image: SourceImage) -> ImageContentItem:
     item = ImageContentItem(
         name=SOURCE,
-        referenced_sop_class_uid=header.SOPClassUID,
-        referenced_sop_instance_uid=header.SOPInstanceUID,
+        referenced_sop_class_uid=image.header.SOPClassUID,
+        referenced_sop_instance_uid=image.header.SOPInstanceUID,
+        referenced_frame_numbers=image.frame,
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    item.ContentSequence = ContentSequence(
-        [
-            _number(name, float(coordinate), codes.UCUM.Millimeter)
-            for name, coordinate in zip(_POSITION, header.ImagePositionPatient, strict=True)
-        ]
-    )
+    if not image.is_tile:
+        item.ContentSequence = ContentSequence(
+            [
+                _number(name, float(coordinate), codes.UCUM.Millimeter)
+                for name, coordinate in zip(
+                    _POSITION, image.header.ImagePositionPatient, strict=True
+                )
+            ]
+        )
     return item
 
 

@@ -1,5 +1,6 @@
-"""Pictures of the key slices with what was found on them, for people without a DICOM viewer.
+"""Pictures of the key images with what was found on them, for people without a DICOM viewer.
 
+A picture shows an image of the source, counted and placed as the radiologist's viewer has it.
 Segments are drawn; a finding that slices alone show is named on these, since nothing outlines it.
 
 A picture carries on itself what it must not be separated from: patient sides, slice position, that
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from inference.assessment import Assessment, AssessmentRecord, Evidence, Finding, Mask, Presence
 from inference.volume import Volume
+from sr_writer.source_images import on_images
 
 LONGER_SIDE = 768
 """Pixels of the longer side of a picture; shorter pixels of the source are enlarged to match."""
@@ -23,6 +25,7 @@ FOOTER_HEIGHT = 36
 UNVERIFIED = "AI, unverified"
 DEMONSTRATION = "DEMONSTRATION, not for clinical use"
 NO_OUTLINE = " (no outline)"
+INTERPOLATED = ", interpolated"
 
 FILL_OPACITY = 0.15
 CONTOUR_PIXELS = 2
@@ -53,20 +56,24 @@ OBLIQUE_FRACTION = 0.25
 AXES = (("L", "R"), ("P", "A"), ("H", "F"))
 """Letters of increasing and decreasing LPS coordinates (PS3.3 C.7.6.1.1.1)."""
 
+OWN_VOXELS = 0.05
+"""An image whose pixels lie no farther from voxels of the grid is shown as it was measured."""
+
 Picture = npt.NDArray[np.uint8]
 
 
 def draw_key_slices(assessment: Assessment, volume: Volume) -> list[tuple[int, bytes]]:
-    """Return (slice index, PNG) of every key slice, in the assessment's order.
+    """Return (index into the volume's sources, PNG) of every key image, in the assessment's order.
 
     The best slice of a finding that nothing outlines is one, whether the assessment says so or not.
+    A key slice of a resampled volume is the nearest image that shows what was outlined on it.
     """
     window = _window(volume)
-    record = assessment.record
-    best = (evidence.best_slice for _, evidence in _on_slices(record))
+    there = on_images(assessment, volume)
+    best = (evidence.best_slice for _, evidence in _on_slices(there.record))
     return [
-        (index, _draw(assessment, volume, index, window))
-        for index in dict.fromkeys((*record.key_slices, *best))
+        (index, _draw(there, volume, index, window))
+        for index in dict.fromkeys((*there.record.key_slices, *best))
     ]
 
 
@@ -83,7 +90,7 @@ def _on_slices(record: AssessmentRecord) -> list[tuple[Finding, Evidence]]:
 
 def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[float, float]) -> bytes:
     width, height = _size(volume)
-    grey = Image.fromarray(_windowed(volume.grid.array[index], window)).resize(
+    grey = Image.fromarray(_windowed(_pixels(volume, index), window)).resize(
         (width, height), Image.Resampling.BICUBIC
     )
     picture = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
@@ -105,6 +112,24 @@ def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[floa
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _pixels(volume: Volume, index: int) -> npt.NDArray[np.generic]:
+    """Return the voxels that the pixels of an image lie in, [row, column], as its masks have it."""
+    plane: npt.NDArray[np.generic] = volume.grid.array[volume.slice_of(index)]
+    if not volume.verdict.resampled:
+        return plane
+    _, top, left = np.rint(volume.first_pixels()[index]).astype(int)
+    header = volume.sources[index]
+    rows = np.clip(np.arange(top, top + header.Rows), 0, plane.shape[0] - 1)
+    columns = np.clip(np.arange(left, left + header.Columns), 0, plane.shape[1] - 1)
+    found: npt.NDArray[np.generic] = plane[np.ix_(rows, columns)]
+    return found
+
+
+def _is_interpolated(volume: Volume, index: int) -> bool:
+    first = volume.first_pixels()[index]
+    return volume.verdict.resampled and bool(np.abs(first - np.rint(first)).max() > OWN_VOXELS)
 
 
 def _window(volume: Volume) -> tuple[float, float]:
@@ -136,9 +161,9 @@ def _windowed(plane: npt.NDArray[np.generic], window: tuple[float, float]) -> Pi
 
 def _size(volume: Volume) -> tuple[int, int]:
     """Return width and height in which a millimetre is as wide as it is high."""
-    _, rows, columns = volume.grid.spatial_shape
+    first = volume.sources[0]
     _, row_spacing, column_spacing = volume.grid.spacing
-    wide, high = columns * column_spacing, rows * row_spacing
+    wide, high = int(first.Columns) * column_spacing, int(first.Rows) * row_spacing
     scale = LONGER_SIDE / max(wide, high)
     return round(wide * scale), round(high * scale)
 
@@ -178,10 +203,11 @@ def _annotate(
         (down, (width / 2, height - MARGIN), "md"),
     ):
         _write(draw, place, letters, colour=WHITE, anchor=anchor, size=LETTER_SIZE)
-    slices = volume.grid.spatial_shape[0]
-    lines = [(f"Slice {index + 1} of {slices}", WHITE), (_position(volume, index), WHITE), *legend]
-    for number, (line, colour) in enumerate(lines):
-        corner = (MARGIN, MARGIN + number * (FONT_SIZE + 4))
+    number = f"Slice {index + 1} of {len(volume.sources)}"
+    number += INTERPOLATED if _is_interpolated(volume, index) else ""
+    lines = [(number, WHITE), (_position(volume, index), WHITE), *legend]
+    for row, (line, colour) in enumerate(lines):
+        corner = (MARGIN, MARGIN + row * (FONT_SIZE + 4))
         _write(draw, corner, line, colour=colour, anchor="la", size=FONT_SIZE)
     warning = UNVERIFIED
     if assessment.record.model.demonstration:
@@ -198,10 +224,10 @@ def _letters(direction: npt.NDArray[np.floating]) -> str:
 
 
 def _position(volume: Volume, index: int) -> str:
-    """Return where the centre of a slice lies along the patient axis that the stack runs in."""
-    affine = volume.grid.affine
-    _, rows, columns = volume.grid.spatial_shape
-    centre = affine[:3, :3] @ np.array([index, (rows - 1) / 2, (columns - 1) / 2]) + affine[:3, 3]
+    """Return where the centre of an image lies along the patient axis that the stack runs in."""
+    header, affine = volume.sources[index], volume.grid.affine
+    to_centre = np.array([(int(header.Rows) - 1) / 2, (int(header.Columns) - 1) / 2])
+    centre = np.array(header.ImagePositionPatient, dtype=float) + affine[:3, 1:3] @ to_centre
     axis = int(np.abs(affine[:3, 0]).argmax())
     return f"{AXES[axis][0 if centre[axis] >= 0 else 1]} {abs(centre[axis]):.1f} mm"
 

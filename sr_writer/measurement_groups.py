@@ -23,6 +23,7 @@ from inference.assessment import (
 from sr_writer.coding import LATERALITY, PRESENCE, concept
 from sr_writer.identifiers import Tracking, finding_tracking, tracking
 from sr_writer.provenance import Provenance
+from sr_writer.source_images import SourceImage, each_once
 
 MEASUREMENT_DIGITS = 4
 """Significant digits: more than any segmentation is good for, and never rounded to nothing."""
@@ -36,11 +37,11 @@ Group = (
 def measurement_group(
     finding: Finding,
     record: AssessmentRecord,
-    headers: Sequence[Dataset],
+    images: Sequence[SourceImage],
     segmentation: Dataset | None,
     provenance: Provenance,
 ) -> Group:
-    """Return the group of a finding that is present; `headers` are the volume's, in slice order.
+    """Return the group of a finding that is present, its evidence indices of `images`.
 
     Raises
     ------
@@ -52,11 +53,11 @@ def measurement_group(
     if evidence is None:
         raise ValueError(f"finding {finding.name} is present without evidence")
     if evidence.segment is None:
-        return _on_slices(finding, evidence, record.model, headers, provenance)
+        return _on_slices(finding, evidence, record.model, images, provenance)
     if segmentation is None:
         raise ValueError(f"finding {finding.name} is present, but no segmentation shows it")
     segment = next(each for each in record.segments if each.number == evidence.segment)
-    slices = [headers[index] for index in evidence.slices]
+    slices = each_once(images[index] for index in evidence.slices)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_identifier(tracking(segment, record.model, provenance)),
         referenced_segment=_referenced_segment(segment, segmentation, slices),
@@ -102,12 +103,12 @@ def _on_slices(
     finding: Finding,
     evidence: Evidence,
     model: ModelIdentity,
-    headers: Sequence[Dataset],
+    images: Sequence[SourceImage],
     provenance: Provenance,
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     if finding.measurements:
         raise ValueError(f"finding {finding.name} is measured, but no segment of it was made")
-    slices = [headers[index] for index in best_first(evidence)]
+    slices = each_once(images[index] for index in best_first(evidence))
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_identifier(finding_tracking(finding, model, provenance)),
         finding_type=concept(finding.code),
@@ -116,8 +117,10 @@ def _on_slices(
         measurements=certainty_of_finding(finding),
         qualitative_evaluations=_present(finding),
         source_images=[
-            sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
-            for header in slices
+            sr.SourceImageForMeasurementGroup(
+                image.header.SOPClassUID, image.header.SOPInstanceUID, _frames(image)
+            )
+            for image in slices
         ],
     )
 
@@ -127,17 +130,23 @@ def _identifier(roi: Tracking) -> sr.TrackingIdentifier:
 
 
 def _referenced_segment(
-    segment: Segment, segmentation: Dataset, slices: Sequence[Dataset]
+    segment: Segment, segmentation: Dataset, slices: Sequence[SourceImage]
 ) -> sr.ReferencedSegment:
     return sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
         sop_instance_uid=segmentation.SOPInstanceUID,
         segment_number=segment.number,
         source_images=[
-            sr.SourceImageForSegmentation(header.SOPClassUID, header.SOPInstanceUID)
-            for header in slices
+            sr.SourceImageForSegmentation(
+                image.header.SOPClassUID, image.header.SOPInstanceUID, _frames(image)
+            )
+            for image in slices
         ],
     )
+
+
+def _frames(image: SourceImage) -> list[int] | None:
+    return None if image.frame is None else [image.frame]
 
 
 def _finding_sites(finding: Finding, site: Code | None) -> list[sr.FindingSite]:

@@ -35,30 +35,31 @@ from sr_writer.measurement_groups import (
     measurement_group,
 )
 from sr_writer.provenance import Provenance
+from sr_writer.source_images import SourceImage, each_once
 from sr_writer.wording import intended_use, narrative, probability, statements
 
 
 def measurement_report(
     record: AssessmentRecord,
-    headers: Sequence[Dataset],
+    images: Sequence[SourceImage],
     segmentation: Dataset | None,
     provenance: Provenance,
 ) -> sr.ContainerContentItem:
     """Return the root of the content tree.
 
-    `headers` are those of the volume's slices, in slice order, or of whatever instances there are
-    where nothing was assessed; slice indices of the record's evidence count in them.
+    `images` are those of the volume, in slice order, or whatever instances there are where nothing
+    was assessed; slice indices of the record count in them.
     """
     root = sr.ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
     content = sr.ContentSequence(is_root=False)
     content.extend(sr.LanguageOfContentItemAndDescendants(ENGLISH))
     content.extend(_observation_context(record, provenance))
-    content.extend(_procedures_reported(headers[0]))
+    content.extend(_procedures_reported(images[0].header))
     referenced = _referenced_slices(record)
     if referenced:
-        content.append(image_library([headers[index] for index in referenced]))
+        content.append(image_library(each_once(images[index] for index in referenced)))
     groups = [
-        measurement_group(finding, record, headers, segmentation, provenance)
+        measurement_group(finding, record, images, segmentation, provenance)
         for finding in record.findings
         if finding.presence is Presence.PRESENT
     ]

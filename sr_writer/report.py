@@ -18,6 +18,7 @@ from sr_writer.header import (
 from sr_writer.identifiers import object_uid
 from sr_writer.measurement_report import measurement_report
 from sr_writer.provenance import Provenance
+from sr_writer.source_images import SourceImage, on_images, source_images
 from sr_writer.wording import finding_line, intended_use, narrative, statements
 
 SERIES_DESCRIPTION = "Overread AI second opinion (unverified)"
@@ -25,6 +26,7 @@ SERIES_OFFSET = 1
 LIMITATIONS = Text(en="Limitations:", zh="局限：")
 
 NOT_ASSESSED = "No assessment was made"
+NOT_ALL_SEEN = "Slices are missing, so part of the anatomy was not seen"
 NOT_ALL_DETERMINED = "A finding is undetermined"
 NO_NARRATIVE = "The narrative was withheld"
 
@@ -45,7 +47,8 @@ def write_report(
     sources
         Headers of every instance of the series, in any order: the evidence.
     volume
-        The volume that was assessed, None where none could be made.
+        The volume that was assessed, None where none could be made. The assessment's slices are
+        those of its grid.
     segmentation
         The SEG of the same assessment, None where it has no segment.
     predecessor
@@ -55,21 +58,23 @@ def write_report(
     ------
     ValueError
         Where there is no source, a source does not say which object it is, or a finding that is
-        present and outlined has no segmentation to point at.
+        present and outlined has no segmentation to point at, or a segment on none of the images.
     """
     if not sources:
         raise ValueError("a report needs the instances that it reports on")
-    record = assessment.record
+    others: list[Dataset] = []
     if volume is None:
-        slices = plain_headers(sorted(sources, key=_uid))
-        others = []
+        record = assessment.record
+        images = [SourceImage(header) for header in plain_headers(sorted(sources, key=_uid))]
     else:
-        slices = plain_headers(volume.sources)
+        record = on_images(assessment, volume).record
+        images = source_images(volume)
         known = set(map(_uid, volume.sources))
         rest = [source for source in sources if _uid(source) not in known]
         others = plain_headers(sorted(rest, key=_uid)) if rest else []
+    slices = [image.header for image in images]
     first = slices[0]
-    root = measurement_report(record, slices, segmentation, provenance)
+    root = measurement_report(record, images, segmentation, provenance)
     try:
         made = Comprehensive3DSR(
             evidence=[
@@ -96,7 +101,7 @@ def write_report(
         raise ValueError(
             f"SOP class {first.SOPClassUID} is none that a report can be on"
         ) from error
-    shortfall = _shortfall(record)
+    shortfall = _shortfall(record, volume)
     made.CompletionFlag = "COMPLETE" if shortfall is None else "PARTIAL"
     if shortfall is not None:
         made.CompletionFlagDescription = shortfall
@@ -138,10 +143,12 @@ def _uid(source: Dataset) -> str:
     return str(source.get("SOPInstanceUID", ""))
 
 
-def _shortfall(record: AssessmentRecord) -> str | None:
+def _shortfall(record: AssessmentRecord, volume: Volume | None) -> str | None:
     """Return what keeps the report from being COMPLETE (PS3.3 C.17.2), if anything."""
     if not record.completed:
         return NOT_ASSESSED
+    if volume is not None and volume.verdict.missing_slices:
+        return NOT_ALL_SEEN
     if any(finding.presence is Presence.UNDETERMINED for finding in record.findings):
         return NOT_ALL_DETERMINED
     if narrative(record) is None:

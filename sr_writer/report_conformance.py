@@ -9,7 +9,14 @@ from pydicom.uid import SegmentationStorage
 
 from sr_writer.content_items import NOT_TEXT, is_named, name_of, number_of, value_of, walk
 from sr_writer.group_conformance import CERTAINTY, ML_PER_UNIT, VOLUME, check_groups
-from sr_writer.segmentation_conformance import POSITION_TOLERANCE_MM, check_reference
+from sr_writer.segmentation_conformance import (
+    POSITION_TOLERANCE_MM,
+    Images,
+    check_image,
+    check_reference,
+    images_by_reference,
+)
+from sr_writer.source_images import SourceImage, reference_of
 from sr_writer.wording import MODEL_TEXT, UNVERIFIED
 
 LENGTH_UNITS = frozenset({"mm", "cm"})
@@ -37,22 +44,27 @@ RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 15
 
 
 def check_report(
-    made: Dataset, headers: Sequence[Dataset], siblings: Sequence[Dataset]
+    made: Dataset,
+    headers: Sequence[Dataset],
+    images: Sequence[SourceImage],
+    siblings: Sequence[Dataset],
 ) -> Iterator[str]:
-    """Yield what is wrong with an SR about `headers` that is sent along with `siblings`."""
+    """Yield what is wrong with an SR about `images` of `headers`, sent along with `siblings`."""
     yield from _check_document(made)
     yield from _check_completion(made)
     yield from _check_tree(made)
     known = {str(each.SOPInstanceUID): each for each in (*headers, *siblings)}
+    named = images_by_reference(images)
     yield from _check_evidence(made, headers, known)
+    yield from _check_images(made, headers, named)
     yield from _check_observer(made)
-    yield from _check_image_library(made, known)
+    yield from _check_image_library(made, named)
     segmentations = {
         str(each.SOPInstanceUID): each
         for each in siblings
         if each.get("SOPClassUID") == SegmentationStorage
     }
-    yield from check_groups(made, headers, segmentations)
+    yield from check_groups(made, images, segmentations)
 
 
 def _check_document(made: Dataset) -> Iterator[str]:
@@ -158,6 +170,15 @@ def _check_evidence(
         yield f"{where} lacks {len(referenced - listed)} instances; list all sources and references"
 
 
+def _check_images(made: Dataset, headers: Sequence[Dataset], named: Images) -> Iterator[str]:
+    """Yield where the content names a frame or an instance that is not of the volume."""
+    sources = {str(header.SOPInstanceUID) for header in headers}
+    for item in walk(made):
+        for reference in item.get("ReferencedSOPSequence", []):
+            if str(reference.get("ReferencedSOPInstanceUID")) in sources:
+                yield from check_image(reference, named, f"item {name_of(item)}")
+
+
 def _check_observer(made: Dataset) -> Iterator[str]:
     for code, keyword in (
         (codes.DCM.DeviceObserverUID, "DeviceUID"),
@@ -173,7 +194,7 @@ def _check_observer(made: Dataset) -> Iterator[str]:
             yield f"{code.meaning} is not the equipment's {keyword}; name one device everywhere"
 
 
-def _check_image_library(made: Dataset, known: Mapping[str, Dataset]) -> Iterator[str]:
+def _check_image_library(made: Dataset, named: Images) -> Iterator[str]:
     for group in (item for item in walk(made) if is_named(item, codes.DCM.ImageLibraryGroup)):
         frames = [
             item.get("UID")
@@ -183,12 +204,16 @@ def _check_image_library(made: Dataset, known: Mapping[str, Dataset]) -> Iterato
         for entry in group.ContentSequence:
             if entry.get("ValueType") != "IMAGE":
                 continue
-            uid = entry.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID")
-            source = known.get(uid, Dataset())
-            if frames != [source.get("FrameOfReferenceUID")]:
+            images = named.get(reference_of(entry.ReferencedSOPSequence[0]), [])
+            sources = [image.header for image in images] or [Dataset()]
+            if frames != [sources[0].get("FrameOfReferenceUID")]:
                 yield "Frame of Reference UID in the image library is not the source's; copy it"
             position = [number_of(item) or 0.0 for item in entry.get("ContentSequence", [])]
-            expected = [float(each) for each in source.get("ImagePositionPatient") or []]
+            if len(sources) > 1:
+                if position:
+                    yield "a mosaic in the image library has a position; its tiles do, leave it out"
+                continue
+            expected = [float(each) for each in sources[0].get("ImagePositionPatient") or []]
             if len(position) != len(expected) or not np.allclose(
                 position, expected, atol=POSITION_TOLERANCE_MM
             ):

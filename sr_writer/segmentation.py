@@ -1,4 +1,4 @@
-"""DICOM Segmentation (PS3.3 A.51) of an assessment's masks, on the source series' own geometry."""
+"""DICOM Segmentation (PS3.3 A.51) of an assessment's masks, on the source images' own planes."""
 
 from collections.abc import Sequence
 
@@ -6,26 +6,27 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from highdicom.color import CIELabColor
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import UID, CTImageStorage, MRImageStorage
 
 from inference.assessment import Assessment, Mask, ModelIdentity, Segment
 from inference.volume import Volume
 from sr_writer.coding import concept
-from sr_writer.header import (
-    UTF_8,
-    constructor_header,
-    plain_headers,
-    series_number,
-    stamp,
-)
-from sr_writer.identifiers import object_uid, tracking
+from sr_writer.header import UTF_8, constructor_header, series_number, stamp
+from sr_writer.identifiers import derive_uid, object_uid, tracking
 from sr_writer.provenance import Provenance
+from sr_writer.source_images import SourceImage, even_step, on_images, places, source_images
 
 SERIES_DESCRIPTION = "Overread AI segmentation (unverified)"
 SERIES_OFFSET = 2
-POSITION_TOLERANCE_MM = 0.05
-"""How far a slice may lie from where the volume's affine has it; the sources' own positions win."""
+POSITION_TOLERANCE = 0.25
+"""How far an image may lie from its slice, in voxels; the sources' own positions win."""
+HALF_A_VOXEL = 0.5 + 1e-6
+"""How far an image of a resampled volume may reach beyond its grid: voxels are points there."""
+
+SINGLE_FRAME = {"CT": CTImageStorage, "MR": MRImageStorage}
+"""SOP classes of images that stand for themselves, whatever instance they are part of."""
 
 COLOURS = (  # CIELab (L*, a*, b*), told apart also on the grey of a CT
     CIELabColor(58.0, 65.0, 48.0),
@@ -42,23 +43,25 @@ def write_segmentation(
 ) -> hd.seg.Segmentation:
     """Write the masks as one BINARY SEG, empty frames left out.
 
-    Frame positions, orientation and pixel spacing are the source instances' own values: mask
-    [k, row, column] belongs to `volume.sources[k]`, whatever direction the stack runs in.
+    A frame has the position of one source image, and orientation, pixel spacing and matrix are
+    those of all: a mask of the grid is written as the images show it. Spacing Between Slices is
+    left out where it varies.
 
     Raises
     ------
     ValueError
-        Where there is no segment, a mask is empty or not on the volume's grid, segment numbers are
-        not 1, 2, ..., or the sources do not lie where the volume says.
+        Where there is no segment, a mask is empty, on no image or not on the volume's grid, segment
+        numbers are not 1, 2, ..., or the sources do not lie where the volume says.
     """
     record = assessment.record
-    masks = _masks_in_order(assessment, volume)
-    headers = plain_headers(volume.sources)
-    _check_positions(headers, volume)
-    first = headers[0]
-    measures = _pixel_measures(first, volume)
+    _check_masks(assessment, volume)
+    images = source_images(volume)
+    _check_positions(images, volume)
+    masks = [mask for _, mask in sorted(on_images(assessment, volume).masks.items())]
+    first = images[0].header
+    measures = _pixel_measures(images)
     made = hd.seg.Segmentation(
-        source_images=[_with_thickness(header, measures) for header in headers],
+        source_images=_stand_ins(images, measures, volume.modality),
         pixel_array=_pixel_array(masks),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -81,18 +84,21 @@ def write_segmentation(
             hd.CoordinateSystemNames.PATIENT, first.ImageOrientationPatient
         ),
         plane_positions=[
-            hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, header.ImagePositionPatient)
-            for header in headers
+            hd.PlanePositionSequence(
+                hd.CoordinateSystemNames.PATIENT, image.header.ImagePositionPatient
+            )
+            for image in images
         ],
     )
+    _state_spacing(made, measures)
+    _refer_to(made, images)
     _name_dimensions(made, record.model, provenance)
     stamp(made, first, record.model, provenance)
     return made
 
 
-def _masks_in_order(assessment: Assessment, volume: Volume) -> list[Mask]:
-    segments = assessment.record.segments
-    numbers = [segment.number for segment in segments]
+def _check_masks(assessment: Assessment, volume: Volume) -> None:
+    numbers = [segment.number for segment in assessment.record.segments]
     if not numbers:
         raise ValueError("the assessment has no segment: there is nothing to write as SEG")
     if numbers != list(range(1, len(numbers) + 1)):
@@ -105,21 +111,28 @@ def _masks_in_order(assessment: Assessment, volume: Volume) -> list[Mask]:
             )
         if not mask.any():
             raise ValueError(f"mask {number} is empty: leave the segment out of the assessment")
-    return [assessment.masks[number] for number in numbers]
 
 
-def _check_positions(headers: Sequence[Dataset], volume: Volume) -> None:
-    affine = volume.grid.affine
-    for index, header in enumerate(headers):
-        if not header.get("FrameOfReferenceUID"):
-            raise ValueError(f"source {header.SOPInstanceUID} has no frame of reference")
-        expected = affine[:3, 3] + index * affine[:3, 0]
-        found = np.array(header.ImagePositionPatient, dtype=float)
-        if np.linalg.norm(found - expected) > POSITION_TOLERANCE_MM:
-            raise ValueError(
-                f"source {header.SOPInstanceUID} lies at {found.round(3)} mm, slice {index} of the "
-                f"volume at {expected.round(3)} mm: the sources are not in slice order"
-            )
+def _check_positions(images: Sequence[SourceImage], volume: Volume) -> None:
+    """Raise ValueError unless each image is its slice, or lies within a resampled grid in order."""
+    for image in images:
+        if not image.header.get("FrameOfReferenceUID"):
+            raise ValueError(f"source {image.reference} has no frame of reference")
+    found = volume.first_pixels()
+    if volume.verdict.resampled:
+        matrix = (1, int(images[0].header.Rows), int(images[0].header.Columns))
+        room = np.array(volume.grid.spatial_shape) - matrix
+        lies = np.all((found >= -HALF_A_VOXEL) & (found <= room + HALF_A_VOXEL), axis=1)
+        lies[1:] &= np.diff(np.rint(found[:, 0])) > 0
+    else:
+        slices = np.arange(len(images))[:, None] * [1, 0, 0]
+        lies = np.all(np.abs(found - slices) <= POSITION_TOLERANCE, axis=1)
+    if not lies.all():
+        index = int(lies.argmin())
+        raise ValueError(
+            f"source {images[index].reference} lies at index {found[index].round(2)} of the grid, "
+            f"as image {index} of the volume: the sources are not in slice order"
+        )
 
 
 def _pixel_array(masks: Sequence[Mask]) -> npt.NDArray[np.uint8]:
@@ -134,20 +147,97 @@ def _pixel_array(masks: Sequence[Mask]) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def _pixel_measures(header: Dataset, volume: Volume) -> hd.PixelMeasuresSequence:
-    between_slices = volume.grid.spacing[0]
+def _pixel_measures(images: Sequence[SourceImage]) -> hd.PixelMeasuresSequence:
+    headers = [image.header for image in images]
+    thickness = float(np.median([float(header.get("SliceThickness") or 0) for header in headers]))
     return hd.PixelMeasuresSequence(
-        pixel_spacing=header.PixelSpacing,
-        slice_thickness=float(header.get("SliceThickness") or between_slices),
-        spacing_between_slices=between_slices,
+        pixel_spacing=headers[0].PixelSpacing,
+        slice_thickness=thickness or round(float(np.median(np.diff(places(headers)))), 6),
+        spacing_between_slices=even_step(headers),
     )
 
 
-def _with_thickness(header: Dataset, measures: hd.PixelMeasuresSequence) -> Dataset:
-    """Return the header with a Slice Thickness, which highdicom reads even where it is not used."""
-    accepted = constructor_header(header)
-    accepted.SliceThickness = measures[0].SliceThickness
-    return accepted
+def _stand_ins(
+    images: Sequence[SourceImage], measures: hd.PixelMeasuresSequence, modality: str
+) -> list[Dataset]:
+    """Return a header for each image as if it were an instance of its own.
+
+    highdicom takes either single-frame instances or all frames of one multi-frame instance; frames
+    of several, some frames of one and tiles of a mosaic are neither. It also wants one orientation
+    to the last digit, and a Slice Thickness even where it is not used.
+    """
+    headers = []
+    for number, image in enumerate(images):
+        own = Dataset()  # new elements: a copied header shares its own with the original
+        own.SOPClassUID = SINGLE_FRAME[modality]
+        own.SOPInstanceUID = _stand_in_uid(number)
+        own.ImageOrientationPatient = images[0].header.ImageOrientationPatient
+        own.SliceThickness = measures[0].SliceThickness
+        headers.append(constructor_header(image.header))
+        headers[-1].update(own)
+    return headers
+
+
+def _stand_in_uid(number: int) -> UID:
+    return derive_uid("stand-in", str(number))
+
+
+def _refer_to(made: Dataset, images: Sequence[SourceImage]) -> None:
+    """Name the images themselves where highdicom has named their stand-ins."""
+    by_stand_in = {_stand_in_uid(number): image for number, image in enumerate(images)}
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        derivation = frame.DerivationImageSequence[0]
+        derivation.SourceImageSequence = [
+            _drawn_on(by_stand_in[item.ReferencedSOPInstanceUID], item)
+            for item in derivation.SourceImageSequence
+        ]
+    of_instance: dict[str, list[SourceImage]] = {}
+    for image in images:
+        of_instance.setdefault(image.header.SOPInstanceUID, []).append(image)
+    made.SourceImageSequence = [
+        _reference(each[0].header, [image.frame for image in each if image.frame is not None])
+        for each in of_instance.values()
+    ]
+    made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
+        _reference(each[0].header) for each in of_instance.values()
+    ]
+
+
+def _drawn_on(image: SourceImage, stand_in: Dataset) -> Dataset:
+    """Return the item for the image that a frame lies on; frames share that of the stand-in."""
+    item = Dataset()
+    item.update(stand_in)
+    item.update(_reference(image.header, [] if image.frame is None else [image.frame]))
+    if image.is_tile:
+        item["SpatialLocationsPreserved"] = DataElement("SpatialLocationsPreserved", "CS", "NO")
+    return item
+
+
+def _reference(header: Dataset, frames: Sequence[int] = ()) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if frames:
+        item.ReferencedFrameNumber = sorted(frames)
+    return item
+
+
+def _state_spacing(made: Dataset, measures: hd.PixelMeasuresSequence) -> None:
+    """State the distance of the images only where it is one, whatever that of the frames is.
+
+    highdicom works it out from the frames that are left, which may be even where the images are
+    not; it would then also call them a regular volume.
+    """
+    stated = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if "SpacingBetweenSlices" in measures[0]:
+        stated.SpacingBetweenSlices = measures[0].SpacingBetweenSlices
+        return
+    for dataset, keyword in (
+        (stated, "SpacingBetweenSlices"),
+        (made, "DimensionOrganizationType"),
+    ):
+        if keyword in dataset:
+            delattr(dataset, keyword)
 
 
 def _description(
