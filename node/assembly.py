@@ -5,9 +5,7 @@ Each file is read once: its header first, its pixel data only when the whole ser
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 
 import highdicom as hd
@@ -23,13 +21,10 @@ from node.codecs import Codecs
 from node.frames import Frame
 from node.geometry import MAX_GAP, Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
-from node.pixels import AIR_HU, decode_slice, pixel_format
+from node.pixels import decode_frames, pixel_format
 from node.resampling import resample
 from node.slice_selection import MODALITY_OF_CLASS, select_slices
 from node.stacks import choose_stack, separate_stacks
-
-DECODING_THREADS = 2
-"""Threads that read and decode slices; file reads and most codecs let go of the interpreter."""
 
 NO_FRAME = Text(
     en="The images name no frame of reference, so a result could not be placed on them. "
@@ -85,6 +80,8 @@ def _assembled(
     separation = separate_stacks(selection.slices, selection.planes)
     if separation.twins:
         aside["image that was sent twice, with the same pixels"] += len(separation.twins)
+    if separation.repeated:
+        aside["image that was acquired again at its position"] += len(separation.repeated)
     if not separation.stacks:
         reason = wording.inseparable(len(selection.slices))
         return _refused(Geometry.DUPLICATED, reason, len(selection.slices), aside), None
@@ -123,16 +120,15 @@ def _load(ordered: Sequence[Frame], stack: Stack, verdict: GeometryVerdict) -> V
     modality = MODALITY_OF_CLASS[UID(text_of(headers[0], "SOPClassUID"))]
     formats = [pixel_format(frame, modality=modality) for frame in ordered]
 
-    with Codecs() as codecs, ThreadPoolExecutor(DECODING_THREADS) as threads:
+    with Codecs() as codecs:
 
         def decode(numbers: Sequence[int], outs: Sequence[npt.NDArray[np.float32]]) -> None:
             chosen = [ordered[number] for number in numbers]
             meant = [formats[number] for number in numbers]
-            for _ in threads.map(decode_slice, chosen, meant, outs, repeat(codecs)):
-                pass
+            decode_frames(chosen, meant, outs, codecs)
 
         if verdict.resampled:
-            voxels = resample(stack, decode, AIR_HU if modality == "CT" else 0.0)
+            voxels = resample(stack, decode, formats[0].transformation.background)
         else:
             voxels = np.empty(stack.shape, np.float32)
             decode(range(len(ordered)), list(voxels))
@@ -143,17 +139,6 @@ def _load(ordered: Sequence[Frame], stack: Stack, verdict: GeometryVerdict) -> V
         frame_of_reference_uid=text_of(headers[0], "FrameOfReferenceUID"),
     )
     numbers = tuple(frame.number for frame in ordered)
-    limitations = (*verdict.notes, *_limitations(headers))
+    notes = dict.fromkeys(note for format_ in formats for note in format_.notes)
+    limitations = (*verdict.notes, *notes)
     return Volume(grid, headers, verdict, modality, limitations, numbers)
-
-
-def _limitations(headers: Sequence[Dataset]) -> tuple[Text, ...]:
-    found = []
-    if any(text_of(header, "LossyImageCompression") == "01" for header in headers):
-        found.append(
-            Text(
-                en="The images were compressed with loss before they were assessed.",
-                zh="图像在评估之前经过有损压缩。",
-            )
-        )
-    return tuple(found)

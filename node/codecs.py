@@ -1,18 +1,13 @@
-"""Compressed frames -> stored values, by the codec that is safe for each transfer syntax.
+"""Compressed frames -> stored values [row, column], by the codec of each transfer syntax.
 
-JPEG 2000 goes to OpenJPEG, JPEG-LS to CharLS, RLE to pydicom. Only GDCM reads every JPEG that CT
-and MR come in, and it ends the process on some broken codestreams: it runs in processes of its own.
+Codecs run in processes of their own, one for each thread that asks: a hostile frame may end one.
 """
 
 from dataclasses import dataclass
 from queue import Empty, LifoQueue
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from openjpeg.utils import decode as decode_jpeg_2000
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -29,14 +24,24 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.codestream import FrameSize, declared_size
-from node.gdcm_process import GdcmProcess
+from node.codestream import declared_by
+from node.decoding_process import DecodingProcess
 
 Stored = npt.NDArray[np.integer]
 
-OPENJPEG_SYNTAXES = {JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K}
-GDCM_SYNTAXES = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
-JPEG_LS_SYNTAXES = {JPEGLSLossless, JPEGLSNearLossless}
+CODECS = {
+    JPEGBaseline8Bit: "jpeg",
+    JPEGExtended12Bit: "jpeg",
+    JPEGLossless: "jpeg",
+    JPEGLosslessSV1: "jpeg",
+    JPEGLSLossless: "jpegls",
+    JPEGLSNearLossless: "jpegls",
+    JPEG2000Lossless: "jpeg2k",
+    JPEG2000: "jpeg2k",
+    HTJ2KLossless: "htj2k",
+    HTJ2KLosslessRPCL: "htj2k",
+    HTJ2K: "htj2k",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Layout:
 
     @property
     def native_bytes(self) -> int:
-        """Length of the pixel data when uncompressed."""
+        """Length of one frame when uncompressed."""
         return self.rows * self.columns * self.bits_allocated // 8
 
     @property
@@ -60,27 +65,12 @@ class Layout:
         """Type of the stored values, in this machine's byte order."""
         return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
 
-    @property
-    def decoding_options(self) -> dict[str, Any]:
-        """What pydicom's decoders need to know of the pixels."""
-        return {
-            "pixel_keyword": "PixelData",
-            "rows": self.rows,
-            "columns": self.columns,
-            "samples_per_pixel": 1,
-            "photometric_interpretation": "MONOCHROME2",
-            "number_of_frames": 1,
-            "bits_allocated": self.bits_allocated,
-            "bits_stored": self.bits_stored,
-            "pixel_representation": int(self.signed),
-        }
-
 
 class Codecs:
     """Decodes frames, from several threads too; close it to end the processes it started."""
 
     def __init__(self) -> None:
-        self._idle: LifoQueue[GdcmProcess] = LifoQueue()
+        self._idle: LifoQueue[DecodingProcess] = LifoQueue()
 
     def __enter__(self) -> "Codecs":
         return self
@@ -89,32 +79,38 @@ class Codecs:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def decode(self, encapsulated: bytes, syntax: UID, layout: Layout) -> Stored:
-        """Return the single frame's stored values [row, column].
+    def decode(self, codestream: bytes, syntax: UID, layout: Layout) -> Stored:
+        """Return one frame's stored values [row, column].
 
-        Raises ValueError where the codestream is not of the declared matrix, and whatever the
-        codec raises where it cannot be decoded.
+        Raises ValueError where the codestream is not of the declared matrix or the codec refuses
+        it, NotImplementedError for other transfer syntaxes, and EOFError or BrokenPipeError where
+        it ended its process.
         """
         if syntax == RLELossless:
-            return _decode_with_pydicom(encapsulated, syntax, layout, "pydicom")
-        if syntax not in OPENJPEG_SYNTAXES | GDCM_SYNTAXES | JPEG_LS_SYNTAXES:
+            codec = f"rle{layout.bits_allocated // 8}"
+            values = self._in_process(codec, codestream, layout)
+            return stored_bits(values.view(layout.dtype), layout)
+        if syntax not in CODECS:
             raise NotImplementedError(f"no codec for {syntax.name}")
-        frame = get_frame(encapsulated, 0, number_of_frames=1)
-        if declared_size(frame) != FrameSize(layout.rows, layout.columns, components=1):
+        declared = declared_by(codestream)
+        if declared is None or declared[:3] != (layout.rows, layout.columns, 1):
             raise ValueError("the codestream is not of the matrix that the header declares")
-        if syntax in OPENJPEG_SYNTAXES:
-            return _with_declared_sign(decode_jpeg_2000(frame), layout)
-        if syntax in GDCM_SYNTAXES:
-            return self._decode_with_gdcm(encapsulated, syntax, layout)
-        return _decode_with_pydicom(encapsulated, syntax, layout, "pyjpegls")
+        if declared.precision > layout.bits_allocated:
+            raise ValueError("the codestream has more bits than the header allocates")
+        values = self._in_process(CODECS[syntax], codestream, layout)
+        bits = min(declared.precision, layout.bits_stored)
+        if declared.signed == layout.signed and declared.precision == bits:
+            return values
+        unused = layout.bits_allocated - bits
+        return (values.astype(layout.dtype) << unused) >> unused
 
-    def _decode_with_gdcm(self, encapsulated: bytes, syntax: UID, layout: Layout) -> Stored:
+    def _in_process(self, codec: str, codestream: bytes, layout: Layout) -> Stored:
         try:
             process = self._idle.get_nowait()
         except Empty:
-            process = GdcmProcess()
+            process = DecodingProcess()
         try:
-            values = process.decode(encapsulated, syntax, layout.decoding_options)
+            values = process.decode(codec, codestream, layout.rows, layout.columns)
         except Exception:
             process.close()
             raise
@@ -127,18 +123,3 @@ def stored_bits(values: Stored, layout: Layout) -> Stored:
     above = layout.bits_allocated - 1 - layout.high_bit
     below = layout.bits_allocated - layout.bits_stored
     return (values << above) >> below if below else values
-
-
-def _with_declared_sign(values: Stored, layout: Layout) -> Stored:
-    """Read the values as Pixel Representation says where the codestream says otherwise."""
-    if (values.dtype.kind == "i") == layout.signed:
-        return values
-    unused = layout.bits_allocated - layout.bits_stored
-    return (values.astype(layout.dtype) << unused) >> unused
-
-
-def _decode_with_pydicom(encapsulated: bytes, syntax: UID, layout: Layout, plugin: str) -> Stored:
-    values, _ = get_decoder(syntax).as_array(
-        encapsulated, index=0, raw=True, decoding_plugin=plugin, **layout.decoding_options
-    )
-    return values

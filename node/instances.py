@@ -1,25 +1,50 @@
-"""One instance file, read once: its header, and where its pixel data lie.
+"""One instance file: its header, read once, and its pixel data, read when they are decoded.
 
 Nothing in a file is believed before it was compared with the file's size, and nothing in it makes
 reading raise anything but `UnreadableInstanceError`.
 """
 
 import math
+import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pydicom
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileMetaDataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
 
 from inference.assessment import Text
+from node.data_elements import (
+    UNDEFINED_LENGTH,
+    MoreNeededError,
+    UnusualEncodingError,
+    header_of,
+    walk_elements,
+)
+from node.encapsulation import frame_ranges
 
 MAX_INFLATED_BYTES = 256 * 2**20
 """A deflated data set may grow to this; a slice of 8192 x 8192 x 16 bit needs half of it."""
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
+HEADER_BYTES = 2**14
+"""Read of a file at first; most headers are shorter."""
+
+META_START = 132
+"""The file meta information follows the preamble and "DICM" (PS3.10 Section 7.1)."""
+
+TRANSFER_SYNTAX = BaseTag(0x00020010)
 PIXEL_DATA_TAG = (0x7FE0, 0x0010)
 
 
@@ -35,9 +60,10 @@ class UnreadableInstanceError(Exception):
 class Instance:
     """The header of one SOP instance, without pixel data, and where to find these.
 
-    `pixel_offset` is the file position of the value of Pixel Data, `pixel_length` its declared
-    length (None where undefined, that is encapsulated), and `pixel_bytes_available` what the file
-    really holds from there on. A deflated file has its `inflated_pixels` in memory instead.
+    `pixel_offset` is where the value of Pixel Data begins, `pixel_length` its declared length (None
+    where undefined, that is encapsulated), `pixel_vr` its value representation (empty where the
+    file does not say), and `pixel_bytes_available` what there really is from there on. All count
+    bytes of the file, and of the inflated data set where `deflated`.
     """
 
     path: Path
@@ -45,25 +71,46 @@ class Instance:
     pixel_offset: int = 0
     pixel_length: int | None = None
     pixel_bytes_available: int = 0
-    inflated_pixels: bytes | None = None
+    pixel_vr: str = ""
+    deflated: bool = False
 
-    @property
-    def transfer_syntax(self) -> pydicom.uid.UID:
+    @cached_property
+    def transfer_syntax(self) -> UID:
         """Transfer Syntax UID of the file; empty where the file meta does not say."""
-        return pydicom.uid.UID(str(self.header.file_meta.get("TransferSyntaxUID") or ""))
+        return UID(str(self.header.file_meta.get("TransferSyntaxUID") or ""))
 
-    @property
+    @cached_property
     def uid(self) -> str:
         """SOP Instance UID."""
         return text_of(self.header, "SOPInstanceUID")
 
-    def pixel_bytes(self, limit: int) -> bytes:
-        """Return the value of Pixel Data as it is in the file, `limit` bytes at most."""
-        if self.inflated_pixels is not None:
-            return self.inflated_pixels[:limit]
-        with self.path.open("rb") as file:
-            file.seek(self.pixel_offset)
-            return file.read(min(limit, self.pixel_bytes_available))
+    def pixel_bytes(self, start: int, length: int) -> bytes:
+        """Return bytes of the value of Pixel Data, fewer where it ends before."""
+        length = max(0, min(length, self.pixel_bytes_available - start))
+        with self.path.open("rb", buffering=0) as file:
+            if self.deflated:
+                file.seek(_meta_end(file.read(META_START + 12)))
+                begin = self.pixel_offset + start
+                return _inflated(file, begin + length)[begin:]
+            return os.pread(file.fileno(), length, self.pixel_offset + start)
+
+    def encapsulated_frame(self, index: int) -> bytes:
+        """Return one frame's codestream, its fragments joined.
+
+        Raises ValueError where the frames cannot be told apart.
+        """
+        if integer_of(self.header, "NumberOfFrames", 1) <= 1:
+            content = self.pixel_bytes(0, self.pixel_bytes_available)
+            ranges = frame_ranges(lambda at, size: content[at : at + size], len(content), 1, ())
+            return b"".join(content[at : at + size] for at, size in ranges[0])
+        return b"".join(self.pixel_bytes(at, size) for at, size in self._frame_ranges[index])
+
+    @cached_property
+    def _frame_ranges(self) -> list[list[tuple[int, int]]]:
+        frames = integer_of(self.header, "NumberOfFrames", 1)
+        table = value_of(self.header, "ExtendedOffsetTable") or b""
+        offsets = [int.from_bytes(table[at : at + 8], "little") for at in range(0, len(table), 8)]
+        return frame_ranges(self.pixel_bytes, self.pixel_bytes_available, frames, offsets)
 
 
 def read_instance(path: Path) -> Instance:
@@ -72,9 +119,10 @@ def read_instance(path: Path) -> Instance:
     Raises UnreadableInstanceError for anything that is not a DICOM file, and OSError where the
     file itself cannot be read.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         try:
-            return _parse(path, file)
+            instance = _parse(path, file)
+            _complete(instance.header)
         except OSError:
             raise
         except Exception as error:  # a parser of hostile bytes raises anything
@@ -84,59 +132,117 @@ def read_instance(path: Path) -> Instance:
                     zh=f"{path.name} 无法作为 DICOM 文件读取。请重新发送该序列。",
                 )
             ) from error
+        return instance
 
 
 def _parse(path: Path, file: BinaryIO) -> Instance:
-    if _is_deflated(file):
-        header = pydicom.dcmread(file)
-        pixels = bytes(header.PixelData) if "PixelData" in header else b""
-        header.pop("PixelData", None)
-        _complete(header)
-        return Instance(
-            path,
-            header,
-            pixel_length=len(pixels),
-            pixel_bytes_available=len(pixels),
-            inflated_pixels=pixels,
-        )
-    header = pydicom.dcmread(file, stop_before_pixels=True)
-    _complete(header)
-    implicit, little = header.original_encoding
-    order: Literal["little", "big"] = "little" if little else "big"
-    element = file.read(8 if implicit else 12)
-    group = int.from_bytes(element[:2], order)
-    number = int.from_bytes(element[2:4], order)
+    """Walk the header; leave to pydicom what is encoded in some other way than most files are."""
+    start = file.read(HEADER_BYTES)
+    try:
+        meta, at = walk_elements(start, META_START, implicit=False, until=0x00030000)
+        if at != _meta_end(start) or start[128:132] != b"DICM":
+            raise UnusualEncodingError("no file meta information of its declared length")
+        declared = meta.get(TRANSFER_SYNTAX)
+        syntax = UID("") if declared is None else _syntax(declared.value)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            file.seek(at)
+            instance = _deflated(path, _inflated(file, MAX_INFLATED_BYTES + 1))
+        elif syntax in ("", ExplicitVRBigEndian):
+            raise UnusualEncodingError("big endian, or not said")
+        else:
+            size = os.fstat(file.fileno()).st_size
+            instance = _walk(path, file, start, at, size, implicit=syntax == ImplicitVRLittleEndian)
+    except (UnusualEncodingError, MoreNeededError):
+        file.seek(0)
+        return _parse_with_pydicom(path, file)
+    instance.header.file_meta = FileMetaDataset(meta)
+    return instance
+
+
+@lru_cache(64)
+def _syntax(value: bytes | None) -> UID:
+    return UID((value or b"").decode("ascii").strip("\0 "))
+
+
+def _meta_end(start: bytes) -> int:
+    """File position behind the file meta information, by its group length (0002,0000)."""
+    return META_START + 12 + int.from_bytes(start[META_START + 8 : META_START + 12], "little")
+
+
+def _walk(
+    path: Path, file: BinaryIO, content: bytes, at: int, size: int, *, implicit: bool
+) -> Instance:
+    """Walk a little endian header that begins at `at`, reading on where it is longer."""
+    while True:
+        try:
+            elements, end = walk_elements(content, at, implicit=implicit)
+            element = content[end : end + 12]
+            if len(element) < 12:
+                raise MoreNeededError(end + 12)
+            break
+        except MoreNeededError as error:
+            if error.end > size:
+                raise
+            content += file.read(max(error.end - len(content), len(content)))
+    header = header_of(elements, implicit=implicit)
+    return _placed(path, header, element, end, size, implicit=implicit)
+
+
+def _placed(
+    path: Path,
+    header: pydicom.Dataset,
+    element: bytes,
+    at: int,
+    size: int,
+    *,
+    implicit: bool,
+    order: Literal["little", "big"] = "little",
+) -> Instance:
+    """Return the instance whose element at `at`, of which 12 bytes are given, is Pixel Data."""
+    group, number = (int.from_bytes(element[start : start + 2], order) for start in (0, 2))
     if (group, number) != PIXEL_DATA_TAG:
         return Instance(path, header)
-    length = int.from_bytes(element[-4:], order)
-    offset = file.tell()
+    length = int.from_bytes(element[4:8] if implicit else element[8:12], order)
+    offset = at + (8 if implicit else 12)
     return Instance(
         path,
         header,
         pixel_offset=offset,
         pixel_length=None if length == UNDEFINED_LENGTH else length,
-        pixel_bytes_available=path.stat().st_size - offset,
+        pixel_bytes_available=max(0, size - offset),
+        pixel_vr="" if implicit else element[4:6].decode("latin-1"),
     )
 
 
-def _is_deflated(file: BinaryIO) -> bool:
-    """Tell whether the data set is deflated; raises ValueError if it inflates beyond the limit."""
-    start = file.read(1024)
-    file.seek(0)
-    if DeflatedExplicitVRLittleEndian.encode() not in start:
-        return False
-    # (0002,0000) File Meta Information Group Length is the first element after "DICM".
-    file.seek(144 + int.from_bytes(start[140:144], "little"))
+def _deflated(path: Path, content: bytes) -> Instance:
+    if len(content) > MAX_INFLATED_BYTES:
+        raise ValueError("the data set inflates beyond the limit")
+    elements, end = walk_elements(content, 0, implicit=False)
+    header, element = header_of(elements, implicit=False), content[end : end + 12]
+    found = _placed(path, header, element, end, len(content), implicit=False)
+    return replace(found, deflated=True)
+
+
+def _inflated(file: BinaryIO, limit: int) -> bytes:
+    """Inflate from the file's position on, `limit` bytes at most (PS3.5 Section A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 0
+    parts: list[bytes] = []
+    missing = limit
     compressed = file.read(2**16)
-    while compressed and not inflater.eof:
-        size += len(inflater.decompress(compressed, 2**22))
-        if size > MAX_INFLATED_BYTES:
-            raise ValueError("the data set inflates beyond the limit")
+    while compressed and missing > 0 and not inflater.eof:
+        parts.append(inflater.decompress(compressed, missing))
+        missing -= len(parts[-1])
         compressed = inflater.unconsumed_tail or file.read(2**16)
-    file.seek(0)
-    return True
+    return b"".join(parts)
+
+
+def _parse_with_pydicom(path: Path, file: BinaryIO) -> Instance:
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    implicit, little = header.original_encoding
+    at = file.tell()
+    size = os.fstat(file.fileno()).st_size
+    order: Literal["little", "big"] = "little" if little else "big"
+    return _placed(path, header, file.read(12), at, size, implicit=bool(implicit), order=order)
 
 
 def _complete(header: pydicom.Dataset) -> None:
@@ -159,16 +265,19 @@ def value_of(header: pydicom.Dataset, keyword: str) -> Any:
 
 def text_of(header: pydicom.Dataset, keyword: str) -> str:
     """Return an attribute's value as stripped text, empty where it is absent."""
+    vr, stored = _stored(header, keyword)
+    if vr in ("UI", "CS") and stored is not None and stored.isascii() and b"\\" not in stored:
+        return stored.decode("ascii").strip("\0 ")
     value = value_of(header, keyword)
     return "" if value is None else str(value).strip()
 
 
 def numbers_of(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return exactly `count` finite numbers, or None where the attribute has not got them."""
-    value = value_of(header, keyword)
-    items: Sequence[Any] = (
-        value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    )
+    items = _numbers_stored(*_stored(header, keyword))
+    if items is None:
+        value = value_of(header, keyword)
+        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if len(items) != count:
         return None
     try:
@@ -182,3 +291,31 @@ def integer_of(header: pydicom.Dataset, keyword: str, default: int = 0) -> int:
     """Return a single whole number, or `default` where the attribute has not got one."""
     numbers = numbers_of(header, keyword, 1)
     return default if numbers is None else int(numbers[0])
+
+
+def _stored(header: pydicom.Dataset, keyword: str) -> tuple[str, bytes | None]:
+    """Return an attribute's value representation and bytes if pydicom has not parsed it yet.
+
+    Parsing costs ten times what the few numbers and UIDs do that a series is judged by.
+    """
+    tag, vr = _dictionary(keyword)
+    element = header.get_item(tag, keep_deferred=True)
+    if not isinstance(element, RawDataElement) or not element.is_little_endian:
+        return "", None
+    return element.VR or vr, element.value
+
+
+@lru_cache(256)
+def _dictionary(keyword: str) -> tuple[BaseTag, str]:
+    tag = BaseTag(tag_for_keyword(keyword) or 0)
+    return tag, dictionary_VR(tag)
+
+
+def _numbers_stored(vr: str, stored: bytes | None) -> Sequence[Any] | None:
+    if not stored:
+        return None
+    if vr in ("DS", "IS"):
+        return stored.rstrip(b"\0 ").split(b"\\")
+    if vr == "US" and len(stored) == 2:
+        return [int.from_bytes(stored, "little")]
+    return None

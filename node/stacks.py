@@ -55,7 +55,10 @@ MAX_SEPARATORS = 3
 """So many attributes together at most tell stacks apart."""
 
 MIN_SHARE = 0.5
-"""Each stack has at least this share of the positions of the longest, or it is no stack."""
+"""Each stack has at least this share of the positions of the longest, or they are not alike."""
+
+MAX_REPEATED_SHARE = 0.1
+"""Up to this share of the positions, or one, may have more than one image without being stacks."""
 
 PRIVATE_B_VALUES = (
     ("SIEMENS MR HEADER", 0x0019, 0x0C),
@@ -84,19 +87,24 @@ class Separation:
     """What became of images at the same positions.
 
     `stacks` are in ascending order of what separates them, named in `separator`; there are none
-    where nothing does. `twins` had the same pixels as others at their positions.
+    where nothing does. `twins` had the same pixels as others at their positions, `repeated` were
+    acquired again at a few positions, and only the last of them counts.
     """
 
     stacks: tuple[ImageStack, ...]
-    separator: Text
-    twins: tuple[Frame, ...]
+    separator: Text = NOTHING
+    twins: tuple[Frame, ...] = ()
+    repeated: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Image:
+    """An image, the number of its position along the normal, and its value of each separator."""
+
     frame: Frame
     plane: Plane
     place: int
+    values: dict[str, Hashable]
 
 
 def separate_stacks(frames: Sequence[Frame], planes: Sequence[Plane]) -> Separation:
@@ -107,11 +115,13 @@ def separate_stacks(frames: Sequence[Frame], planes: Sequence[Plane]) -> Separat
     """
     images = _placed(frames, planes)
     if _is_one_stack(images):
-        return Separation((_stack(images),), NOTHING, ())
+        return Separation((_stack(images),))
     varying = [keyword for keyword in SEPARATORS if _varies_at_a_place(images, keyword)]
     images, twins = _without_twins(images, varying)
-    if _is_one_stack(images):
-        return Separation((_stack(images),), NOTHING, twins)
+    single, repeated = _last_of_each(images)
+    if len(repeated) <= max(1, MAX_REPEATED_SHARE * len(single)):
+        frames_repeated = tuple(image.frame for image in repeated)
+        return Separation((_stack(single),), twins=twins, repeated=frames_repeated)
     for balanced in (True, False):
         for count in range(1, MAX_SEPARATORS + 1):
             for keywords in combinations(varying, count):
@@ -120,8 +130,7 @@ def separate_stacks(frames: Sequence[Frame], planes: Sequence[Plane]) -> Separat
                     names = [SEPARATORS[keyword] for keyword in keywords]
                     return Separation(_labelled(groups, names, varying), _joined(names), twins)
     groups = _by_order(images)
-    stacks = _labelled(groups, [ORDER], ()) if groups else ()
-    return Separation(stacks, ORDER, twins)
+    return Separation(_labelled(groups, [ORDER], ()), ORDER, twins)
 
 
 def choose_stack(stacks: Sequence[ImageStack], rule: str) -> ImageStack | None:
@@ -169,7 +178,26 @@ def _placed(frames: Sequence[Frame], planes: Sequence[Plane]) -> list[_Image]:
     order = np.argsort(along, kind="stable")
     places = np.empty(len(order), int)
     places[order] = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= SAME_POSITION_MM)])
-    return [_Image(*item) for item in zip(frames, planes, places.tolist(), strict=True)]
+    several = places.max() + 1 < len(places)
+    return [
+        _Image(*item, _values(item[0].header) if several else {})
+        for item in zip(frames, planes, places.tolist(), strict=True)
+    ]
+
+
+def _values(header: Dataset) -> dict[str, Hashable]:
+    return {keyword: _value(header, keyword) for keyword in SEPARATORS}
+
+
+def _last_of_each(images: Sequence[_Image]) -> tuple[list[_Image], list[_Image]]:
+    """Split into the last image at each position, by Instance Number, and those before it."""
+    last: dict[int, _Image] = {}
+    before = []
+    for image in sorted(images, key=lambda image: _number(image.frame.header, "InstanceNumber")):
+        if image.place in last:
+            before.append(last[image.place])
+        last[image.place] = image
+    return list(last.values()), before
 
 
 def _is_one_stack(images: Sequence[_Image]) -> bool:
@@ -179,9 +207,8 @@ def _is_one_stack(images: Sequence[_Image]) -> bool:
 def _varies_at_a_place(images: Sequence[_Image], keyword: str) -> bool:
     found: dict[int, Hashable] = {}
     return any(
-        found.setdefault(image.place, value) != value
+        found.setdefault(image.place, image.values[keyword]) != image.values[keyword]
         for image in images
-        for value in (_value(image.frame.header, keyword),)
     )
 
 
@@ -209,7 +236,7 @@ def _pixel_digest(frame: Frame) -> str:
     values = [text_of(frame.header, name) for name in ("RescaleSlope", "RescaleIntercept")]
     identity = (frame.index, frame.tile, instance.transfer_syntax, *values)
     digest = sha256(repr(identity).encode())
-    digest.update(instance.pixel_bytes(instance.pixel_bytes_available))
+    digest.update(instance.pixel_bytes(0, instance.pixel_bytes_available))
     return digest.hexdigest()
 
 
@@ -222,11 +249,12 @@ def _grouped(images: Sequence[_Image], key: Callable[[_Image], Key]) -> dict[Key
 
 def _are_stacks(groups: dict[Key, list[_Image]], *, balanced: bool) -> bool:
     sizes = [len(group) for group in groups.values()]
-    multiplicity = Counter(image.place for group in groups.values() for image in group)
     if balanced:
         large_enough = min(sizes) >= MIN_SHARE * max(sizes)
     else:
-        large_enough = min(sizes) > 1 and len(sizes) <= 2 * max(multiplicity.values())
+        at_place = Counter(image.place for group in groups.values() for image in group)
+        whole = max(sizes) >= MIN_SHARE * len(at_place)
+        large_enough = whole and len(sizes) <= 2 * max(at_place.values())
     return large_enough and len(sizes) > 1 and all(map(_is_one_stack, groups.values()))
 
 
@@ -274,7 +302,7 @@ def _rank(key: Key) -> list[tuple[bool, float, str]]:
 
 
 def _key(image: _Image, keywords: Sequence[str]) -> Key:
-    return tuple(_value(image.frame.header, keyword) for keyword in keywords)
+    return tuple(image.values[keyword] for keyword in keywords)
 
 
 def _value(header: Dataset, keyword: str) -> Hashable:
