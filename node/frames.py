@@ -6,9 +6,30 @@ Everything after this reads `Frame.header` and need not know how an instance was
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
 
-from inference.assessment import Text
-from node.instances import Instance, UnreadableInstanceError, integer_of
+from node.functional_groups import PER_FRAME, enhanced_headers
+from node.image_header import unreadable_frames
+from node.instances import Instance, UnreadableInstanceError, integer_of, text_of
+from node.mosaic import is_mosaic, mosaic_tiles
+from node.spatial_frames import spatial_headers
+
+ENHANCED = frozenset(
+    (
+        EnhancedCTImageStorage,
+        EnhancedMRImageStorage,
+        LegacyConvertedEnhancedCTImageStorage,
+        LegacyConvertedEnhancedMRImageStorage,
+    )
+)
+SINGLE_FRAME = frozenset((CTImageStorage, MRImageStorage))
 
 
 @dataclass(frozen=True)
@@ -39,14 +60,41 @@ class Frame:
 def frames_of(instance: Instance) -> tuple[Frame, ...]:
     """Return the images of an instance in the order in which it holds them.
 
-    Raises UnreadableInstanceError where they cannot be told apart.
+    Enhanced images by their functional groups (PS3.3 C.7.6.16), other multi-frame ones by the
+    distance of their frames, Siemens mosaics by their CSA header. Raises UnreadableInstanceError
+    where they cannot be told apart.
     """
-    if integer_of(instance.header, "NumberOfFrames", 1) > 1:
-        raise UnreadableInstanceError(
-            Text(
-                en="The series holds multi-frame (enhanced) images, which are not read yet. "
-                "Send it as single-frame CT or MR images.",
-                zh="该序列为多帧（增强型）图像，目前尚不支持。请以单帧 CT 或 MR 图像发送。",
-            )
+    try:
+        return _frames(instance)
+    except UnreadableInstanceError:
+        raise
+    except Exception as error:  # values are parsed on access, and hostile ones raise anything
+        raise unreadable_frames(
+            "the description of its frames is damaged", "其帧描述信息已损坏"
+        ) from error
+
+
+def _frames(instance: Instance) -> tuple[Frame, ...]:
+    header = instance.header
+    sop_class = text_of(header, "SOPClassUID")
+    frames = integer_of(header, "NumberOfFrames", 1)
+    if sop_class in ENHANCED or (sop_class in SINGLE_FRAME and PER_FRAME in header):
+        return _numbered(instance, enhanced_headers(instance))
+    if frames > 1 and sop_class not in SINGLE_FRAME:
+        raise unreadable_frames(
+            "only CT and MR images are read frame by frame", "仅支持逐帧读取 CT 与 MR 图像"
         )
-    return (Frame(instance, instance.header),)
+    if frames > 1:
+        return _numbered(instance, spatial_headers(instance))
+    if sop_class == MRImageStorage and is_mosaic(header):
+        return tuple(
+            Frame(instance, tile.header, tile=Tile(tile.top, tile.left))
+            for tile in mosaic_tiles(instance)
+        )
+    return (Frame(instance, header),)
+
+
+def _numbered(instance: Instance, headers: list[Dataset]) -> tuple[Frame, ...]:
+    return tuple(
+        Frame(instance, header, index, number=index + 1) for index, header in enumerate(headers)
+    )
