@@ -22,9 +22,9 @@ def no_stack_taken(separation: Separation, rule: str) -> Text:
     """Say that the route's rule takes none of the stacks."""
     en, zh = _named(separation)
     return Text(
-        en=f"The series holds {len(separation.stacks)} images at each position ({en}), and the "
-        f"route's stack rule takes none of them: {rule}. Correct the rule.",
-        zh=f"该序列在每个位置有 {len(separation.stacks)} 幅图像（{zh}），"
+        en=f"The series holds {len(separation.stacks)} sets of images at the same positions "
+        f"({en}), and the route's stack rule takes none of them: {rule}. Correct the rule.",
+        zh=f"该序列在相同位置有 {len(separation.stacks)} 组图像（{zh}），"
         f"路由的 stack 规则未选中其中任何一组：{rule}。请修正该规则。",
     )
 
@@ -37,9 +37,10 @@ def stack_taken(separation: Separation, chosen: ImageStack, *, by_rule: bool) ->
         zh="由路由规则选定" if by_rule else "未设规则",
     )
     return Text(
-        en=f"The series holds {len(separation.stacks)} images at each position, told apart by "
-        f"{separation.separator.en}: {en}. Only {chosen.label.en} was assessed ({said_by.en}).",
-        zh=f"该序列在每个位置有 {len(separation.stacks)} 幅图像，"
+        en=f"The series holds {len(separation.stacks)} sets of images at the same positions, told "
+        f"apart by {separation.separator.en}: {en}. Only {chosen.label.en} was assessed "
+        f"({said_by.en}).",
+        zh=f"该序列在相同位置有 {len(separation.stacks)} 组图像，"
         f"以{separation.separator.zh}区分：{zh}。仅评估了{chosen.label.zh}（{said_by.zh}）。",
     )
 

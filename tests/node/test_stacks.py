@@ -89,7 +89,7 @@ def test_the_first_of_several_stacks_is_taken_and_named(tmp_path, mark, first, n
     assert assembled.verdict.slices == SLICES
     assert stack_in(assembled.volume) == first
     (note,) = assembled.volume.limitations
-    assert "2 images at each position" in note.en
+    assert "2 sets of images at the same positions" in note.en
     assert f"{named} was assessed (no rule chose)" in note.en
     assert note.zh
 
@@ -172,6 +172,14 @@ def test_the_longer_of_two_phases_is_taken(tmp_path):
     assembled = assemble(longer)
     assert assembled.verdict.slices == 10
     assert stack_in(assembled.volume) == 1
+
+
+def test_a_slice_that_was_acquired_again_counts_once(tmp_path):
+    paths = interleaved(tmp_path, set_to("AcquisitionNumber", 1, 2), slices=10)
+    assembled = assemble([path for k, path in enumerate(paths) if k % 2 == 0 or k == 5])
+    assert assembled.verdict.accepted
+    assert assembled.verdict.set_aside == ("1 x image that was acquired again at its position",)
+    assert assembled.volume.grid.array[:, 0, 0].tolist() == [0, 1, 102, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_images_that_nothing_tells_apart_are_refused(tmp_path):
