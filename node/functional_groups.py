@@ -3,38 +3,34 @@
 Enhanced and Legacy Converted Enhanced CT and MR keep them in functional groups (PS3.3 C.7.6.16).
 """
 
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
-from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 
 from node.image_header import (
     Elements,
     check_frames,
     check_proportion,
-    common_elements,
     element_of,
-    elements_of,
     image_header,
     parsed_elements,
     tag_of,
     unreadable_frames,
 )
-from node.instances import Instance, integer_of, value_of
+from node.instances import Instance, integer_of, numbers_of, value_of
+from node.sequence_items import items_of
 
 SHARED = "SharedFunctionalGroupsSequence"
 PER_FRAME = "PerFrameFunctionalGroupsSequence"
 
 RENAMED = {
-    tag_of(macro): single_frame
-    for macro, single_frame in {
-        "FrameType": "ImageType",
-        "EffectiveEchoTime": "EchoTime",
-        "FrameAcquisitionNumber": "AcquisitionNumber",
-        "FrameAcquisitionDateTime": "AcquisitionDateTime",
-        "NominalCardiacTriggerDelayTime": "TriggerTime",
-        "TemporalPositionIndex": "TemporalPositionIdentifier",
-    }.items()
+    "FrameType": "ImageType",
+    "EffectiveEchoTime": "EchoTime",
+    "InversionTimes": "InversionTime",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "FrameAcquisitionDateTime": "AcquisitionDateTime",
+    "NominalCardiacTriggerDelayTime": "TriggerTime",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
 }
 """Attributes that a single-frame image has under another name."""
 
@@ -77,8 +73,6 @@ OF_THE_INSTANCE = frozenset(
 """What no functional group may change: it is the same for all frames."""
 
 _DIRECTION = tag_of("DiffusionGradientDirectionSequence")
-_MAPPING = tag_of("RealWorldValueMappingSequence")
-_SLOPE = tag_of("RescaleSlope")
 
 
 Known = dict[tuple[BaseTag, bytes], Elements]
@@ -94,27 +88,45 @@ def enhanced_headers(instance: Instance) -> list[Dataset]:
     """
     header = instance.header
     declared = integer_of(header, "NumberOfFrames", 1)
-    frames = _items(header, PER_FRAME)
+    frames = items_of(header, tag_of(PER_FRAME))
     if declared < 1 or len(frames) != declared:
         raise unreadable_frames(
             f"it declares {declared} frames but describes {len(frames)} of them",
             f"声明有 {declared} 帧，但描述了其中 {len(frames)} 帧",
         )
     check_frames(instance, declared)
-    common = common_elements(
+    common = parsed_elements(
         header, without=(SHARED, PER_FRAME, "DimensionIndexSequence", "NumberOfFrames")
     )
     known: Known = {}
-    for item in _items(header, SHARED):
+    for item in items_of(header, tag_of(SHARED)):
         common |= _attributes(item, known)
     check_proportion(common, declared)
+    common = parsed_elements(image_header(header, common))
     return [_frame_header(header, common, _attributes(item, known)) for item in frames]
 
 
 def _frame_header(header: Dataset, common: Elements, own: Elements) -> Dataset:
-    if _SLOPE not in own and _SLOPE not in common:
-        own = _real_world_scale(own.get(_MAPPING) or common.get(_MAPPING)) | own
-    return image_header(header, common, own)
+    made = image_header(header, common, own)
+    if "RescaleSlope" not in made:
+        _take_real_world_values(made)
+    return made
+
+
+def _take_real_world_values(header: Dataset) -> None:
+    """Make a rescale of a linear Real World Value Mapping, where there is exactly one.
+
+    An MR frame need not have a Pixel Value Transformation; its values are then mapped by this
+    alone (PS3.3 C.7.6.16.2.11).
+    """
+    mappings = items_of(header, tag_of("RealWorldValueMappingSequence"))
+    if len(mappings) != 1:
+        return
+    slope = numbers_of(mappings[0], "RealWorldValueSlope", 1)
+    intercept = numbers_of(mappings[0], "RealWorldValueIntercept", 1)
+    if slope is not None and intercept is not None:
+        for keyword, value in (("RescaleSlope", slope[0]), ("RescaleIntercept", intercept[0])):
+            header.add(element_of(keyword, value))
 
 
 def _attributes(item: Dataset, known: Known) -> Elements:
@@ -136,48 +148,24 @@ def _attributes(item: Dataset, known: Known) -> Elements:
 
 def _of_group(item: Dataset, tag: BaseTag) -> Elements:
     """Return what one functional group says, also under the names of single-frame images."""
-    element = item[tag]
-    groups = element.value
-    if not isinstance(groups, Items) or not groups:
+    groups = items_of(item, tag)
+    if not groups:
         return {}
     if tag in ABOUT_OTHER_IMAGES or len(groups) > 1:
-        return {tag: element}
+        return {tag: item.get_item(tag)}
     found = _of_the_frame(groups[0])
-    direction = found.get(_DIRECTION)
-    if direction is not None and isinstance(direction.value, Items) and direction.value:
-        found |= _of_the_frame(direction.value[0])
+    for direction in items_of(groups[0], _DIRECTION):
+        found |= _of_the_frame(direction)
     for macro, single_frame in RENAMED.items():
-        if macro in found and found[macro].value is not None:
-            found[tag_of(single_frame)] = element_of(single_frame, found[macro].value)
+        value = value_of(groups[0], macro) if tag_of(macro) in found else None
+        if value is not None:
+            found[tag_of(single_frame)] = element_of(single_frame, value)
     return found
 
 
 def _of_the_frame(group: Dataset) -> Elements:
     return {
-        tag: element
-        for tag, element in parsed_elements(group).items()
+        BaseTag(tag): group.get_item(tag)
+        for tag in group.keys()  # noqa: SIM118 - a data set iterates over parsed elements
         if not tag.is_private and tag not in OF_THE_INSTANCE
     }
-
-
-def _real_world_scale(mapping: DataElement | RawDataElement | None) -> Elements:
-    """Return the rescale of a linear Real World Value Mapping, where there is exactly one.
-
-    An MR frame need not have a Pixel Value Transformation; its values are then mapped by this
-    alone (PS3.3 C.7.6.16.2.11).
-    """
-    if mapping is None or not isinstance(mapping.value, Items) or len(mapping.value) != 1:
-        return {}
-    scale = {
-        target: value_of(mapping.value[0], source)
-        for source, target in (
-            ("RealWorldValueSlope", "RescaleSlope"),
-            ("RealWorldValueIntercept", "RescaleIntercept"),
-        )
-    }
-    return {} if None in scale.values() else elements_of(scale)
-
-
-def _items(header: Dataset, keyword: str) -> Items:
-    value = header.get(keyword)
-    return value if isinstance(value, Items) else Items()

@@ -24,12 +24,6 @@ MIN_ENCAPSULATED_FRAME = 10
 """Bytes of the shortest encapsulated frame: an item's tag, its length, and two bytes."""
 
 
-def common_elements(header: Dataset, without: Iterable[str]) -> Elements:
-    """Return the elements that all images of an instance share, each parsed once."""
-    left_out = {tag_of(keyword) for keyword in without}
-    return {tag: element for tag, element in parsed_elements(header).items() if tag not in left_out}
-
-
 def check_proportion(common: Elements, images: int) -> None:
     """Refuse headers that would need memory out of all proportion to the file."""
     if len(common) * images > MAX_ELEMENTS:
@@ -39,14 +33,15 @@ def check_proportion(common: Elements, images: int) -> None:
         )
 
 
-def parsed_elements(dataset: Dataset) -> Elements:
+def parsed_elements(dataset: Dataset, without: Iterable[str] = ()) -> Elements:
     """Return a data set's elements; what cannot be parsed stays raw, and counts as absent."""
+    left_out = {tag_of(keyword) for keyword in without}
     found: Elements = {}
-    for tag in list(dataset.keys()):
+    for tag in map(BaseTag, dataset.keys() - left_out):
         try:
-            found[BaseTag(tag)] = dataset[tag]
+            found[tag] = dataset[tag]
         except Exception:  # noqa: BLE001 - hostile values raise anything
-            found[BaseTag(tag)] = dataset.get_item(tag)
+            found[tag] = dataset.get_item(tag)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from inference.assessment import Text
-from node.image_header import Elements, common_elements, elements_of, image_header
+from node.image_header import Elements, elements_of, image_header, parsed_elements
 from node.instances import (
     Instance,
     UnreadableInstanceError,
@@ -107,7 +107,7 @@ def mosaic_tiles(instance: Instance) -> list[MosaicTile]:
     layout = _layout(header, image)
     geometry = _geometry(header, image, layout)
     _check_protocol(series, layout.tiles, geometry)
-    common = common_elements(header, without=("NumberOfFrames", "SliceLocation"))
+    common = parsed_elements(header, without=("NumberOfFrames", "SliceLocation"))
     diffusion = _diffusion(header, image)
     tiles = []
     for tile in range(layout.tiles):

@@ -16,9 +16,9 @@ from pydicom.tag import BaseTag, Tag
 from node.image_header import (
     check_frames,
     check_proportion,
-    common_elements,
     elements_of,
     image_header,
+    parsed_elements,
     tag_of,
     unreadable_frames,
 )
@@ -59,7 +59,7 @@ def spatial_headers(instance: Instance) -> list[Dataset]:
         )
     normal = normal / length
     distances = _distances(header, frames, float(normal @ position))
-    common = common_elements(
+    common = parsed_elements(
         header, without=("NumberOfFrames", "FrameIncrementPointer", "SliceLocation", *VECTORS)
     )
     check_proportion(common, frames)
