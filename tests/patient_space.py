@@ -5,6 +5,7 @@ Pixel Spacing (PS3.3 C.7.6.2.1.1). A volume is right where it gives that pixel b
 of the node is used here.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,8 @@ def _enhanced_images(dataset: Dataset) -> Iterator[SourceImage]:
 
 
 def _mosaic_images(dataset: Dataset) -> Iterator[SourceImage]:
-    from nibabel.nicom.dicomwrappers import MosaicWrapper, wrapper_from_data  # noqa: PLC0415
+    with warnings.catch_warnings(action="ignore"):  # it calls itself experimental
+        from nibabel.nicom.dicomwrappers import MosaicWrapper, wrapper_from_data  # noqa: PLC0415
 
     wrapper = wrapper_from_data(dataset)
     assert isinstance(wrapper, MosaicWrapper)
