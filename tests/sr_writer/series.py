@@ -1,5 +1,6 @@
 """Simulated series and assessments, small enough to write in milliseconds, with known truth."""
 
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -8,7 +9,14 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+)
 
 from inference.assessment import (
     Assessment,
@@ -73,26 +81,34 @@ def make_volume(
     modality="CT",
     name="Zhang^Xiao Dong=张^小东=",
     charset="GB18030",
+    tilt=0.0,
+    slots=None,
+    stored="instances",
 ) -> Volume:
-    """A head of ellipsoids around the origin, lying in patient space as the arguments say."""
+    """A head of ellipsoids around the origin, lying in patient space as the arguments say.
+
+    `shape` counts images, rows and columns; `spacing` is that of the grid. Images lie at the slices
+    `slots` of the grid, each shifted down its columns by the gantry's `tilt` in degrees. They are
+    `stored` as "instances", as frames of two "enhanced" ones, or as tiles of one "mosaic".
+    """
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     normal = np.cross(row, column) * (-1 if descending else 1)
+    slots = np.arange(shape[0]) if slots is None else np.array(slots)
+    shifts = slots * spacing[0] * np.tan(np.radians(tilt)) / spacing[1]
+    shifts -= shifts.min()
+    size = (int(slots[-1]) + 1, shape[1] + int(np.ceil(shifts.max())), shape[2])
     affine = np.eye(4)
     affine[:3, 0] = normal * spacing[0]
     affine[:3, 1] = column * spacing[1]
     affine[:3, 2] = row * spacing[2]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    points = patient_points(affine, shape)
-    head = ((points / HEAD_RADII_MM) ** 2).sum(-1)
-    voxels = np.full(shape, -1000, np.float32)
-    voxels[head < 1] = 900
-    voxels[head < 0.86] = 34
-    voxels[lesion(affine, shape)] = 68
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(size) - 1) / 2)
     identity = f"{modality}{orientation}{descending}{shape}{spacing}"
+    identity += f"{tilt}{list(slots)}{stored}" if tilt or size[0] > shape[0] else ""
+    identity += "" if stored == "instances" else stored
     frame_of_reference = f"2.25.{abs(hash_text(identity))}"
     sources = [
         source_header(
-            affine @ np.array([index, 0, 0, 1.0]),
+            affine @ np.array([slot, shift, 0, 1.0]),
             index,
             orientation,
             spacing,
@@ -103,16 +119,107 @@ def make_volume(
             name,
             charset,
         )
-        for index in range(shape[0])
+        for index, (slot, shift) in enumerate(zip(slots, shifts, strict=True))
     ]
     grid = hd.Volume(
-        array=voxels,
+        array=head(affine, size),
         affine=affine,
         coordinate_system="PATIENT",
         frame_of_reference_uid=frame_of_reference,
     )
-    verdict = GeometryVerdict(Geometry.UNIFORM, accepted=True, slices=shape[0], spacing_mm=spacing)
-    return Volume(grid, tuple(sources), verdict, modality)
+    verdict = judged(slots, tilt, spacing)
+    return Volume(
+        grid, tuple(sources), verdict, modality, frame_numbers=store(sources, modality, stored)
+    )
+
+
+def head(affine, shape):
+    """The voxels of the simulated head, with its lesion."""
+    inside = ((patient_points(affine, shape) / HEAD_RADII_MM) ** 2).sum(-1)
+    voxels = np.full(shape, -1000, np.float32)
+    voxels[inside < 1] = 900
+    voxels[inside < 0.86] = 34
+    voxels[lesion(affine, shape)] = 68
+    return voxels
+
+
+def judged(slots, tilt, spacing):
+    """The verdict on images at these slices of a grid; a step of three or more is a gap."""
+    steps = np.diff(slots)
+    missing = int((steps[steps >= 3] - 1).sum())
+    geometry = Geometry.UNIFORM if (steps == 1).all() else Geometry.UNEVEN
+    geometry = Geometry.TILTED if tilt else geometry
+    geometry = Geometry.GAPPED if missing else geometry
+    return GeometryVerdict(
+        geometry,
+        accepted=True,
+        slices=len(slots),
+        spacing_mm=spacing,
+        tilt_degrees=abs(tilt),
+        missing_slices=missing,
+        resampled=geometry is not Geometry.UNIFORM,
+    )
+
+
+def store(sources, modality, stored):
+    """Make the headers those of parts of instances, and return their frame numbers.
+
+    The frames of the volume stand backwards in their instance, each after one of another phase.
+    """
+    if stored == "instances":
+        return ()
+    if stored == "mosaic":
+        for header in sources:
+            header.SOPInstanceUID = sources[0].SOPInstanceUID
+        return ()
+    half = len(sources) // 2
+    for part in (sources[:half], sources[half:]):
+        for header in part:
+            header.SOPInstanceUID = part[0].SOPInstanceUID
+            header.SOPClassUID = (
+                EnhancedCTImageStorage if modality == "CT" else EnhancedMRImageStorage
+            )
+    return tuple(
+        2 * (len(part) - index)
+        for part in (sources[:half], sources[half:])
+        for index in range(len(part))
+    )
+
+
+def instances_of(volume: Volume) -> list[Dataset]:
+    """The headers of the instances that the volume's images are part of, as they were sent."""
+    parts: dict[str, list[int]] = {}
+    for index, source in enumerate(volume.sources):
+        parts.setdefault(source.SOPInstanceUID, []).append(index)
+    return [instance_of(volume, part) for part in parts.values()]
+
+
+def instance_of(volume, part):
+    """The header of the one instance that these images are part of."""
+    instance = deepcopy(volume.sources[part[0]])
+    if len(part) == 1:
+        return instance
+    del instance.ImagePositionPatient, instance.ImageOrientationPatient
+    if not volume.frame_numbers:
+        instance.Rows, instance.Columns = 5 * instance.Rows, 5 * instance.Columns
+        return instance
+    del instance.PixelSpacing, instance.SliceThickness
+    instance.NumberOfFrames = 2 * len(part)
+    first = volume.sources[part[0]]
+    measures, plane, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    plane.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
+    instance.SharedFunctionalGroupsSequence = [shared]
+    groups = {}
+    for index in part:
+        position, frame = Dataset(), Dataset()
+        position.ImagePositionPatient = volume.sources[index].ImagePositionPatient
+        frame.PlanePositionSequence = [position]
+        number = volume.frame_numbers[index]
+        groups[number] = groups[number - 1] = frame
+    instance.PerFrameFunctionalGroupsSequence = [deepcopy(groups[key]) for key in sorted(groups)]
+    return instance
 
 
 def patient_points(affine, shape):
