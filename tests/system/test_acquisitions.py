@@ -22,6 +22,7 @@ from sr_writer.conformance import check_objects
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
+from tests.multi_frames import write_legacy_converted
 from tests.slices import decimals, grid_affine, write_slices
 from tests.sr_writer.validators import dciodvfy, dciodvfy_missing
 from tests.system.segmentation_reader import patient_points
@@ -38,7 +39,7 @@ def model():
     return load_model(find_bundle("builtin/head_ct"), SessionSettings())
 
 
-def write_head(folder, side, *, along, tilt_degrees=0.0, thickness=None):
+def write_head(folder, side, *, along, tilt_degrees=0.0, thickness=None, in_one_instance=False):
     """A head with a large bleed, imaged at `along` mm from its base; the paths and the lesion.
 
     The images' rows run from right to left; with a tilt, their columns and the table are not at a
@@ -62,7 +63,10 @@ def write_head(folder, side, *, along, tilt_degrees=0.0, thickness=None):
         header.SliceThickness = decimals([thickness[k] if thickness is not None else 3.0])[0]
 
     stored = np.rint(np.stack(slices)).astype(np.int16)
-    return write_slices(folder, stored, affine, change=placed), np.concatenate(lesion)
+    paths = write_slices(folder, stored, affine, change=placed)
+    if in_one_instance:
+        paths = [write_legacy_converted(folder / "converted.dcm", paths)]
+    return paths, np.concatenate(lesion)
 
 
 EVEN = np.arange(0, EXTENT_MM, 3.0)
@@ -85,6 +89,14 @@ UNEVEN = np.concatenate([BASE, np.arange(BASE[-1] + 5, EXTENT_MM, 5)])
             Geometry.GAPPED,
             {"along": np.delete(EVEN, [30]), "tilt_degrees": 12.0},
             id="tilted, and a slice lost",
+        ),
+        pytest.param(
+            Geometry.TILTED,
+            {"along": EVEN[::-1], "tilt_degrees": 15.0, "in_one_instance": True},
+            id="tilted frames of one instance",
+        ),
+        pytest.param(
+            Geometry.UNIFORM, {"along": EVEN, "in_one_instance": True}, id="frames of one instance"
         ),
     ],
 )
@@ -119,6 +131,9 @@ def test_the_results_lie_on_the_images_and_on_the_lesion(
         (derivation,) = group.DerivationImageSequence
         (source,) = derivation.SourceImageSequence
         image = headers[source.ReferencedSOPInstanceUID]
+        if "ReferencedFrameNumber" in source:
+            groups = image.PerFrameFunctionalGroupsSequence[source.ReferencedFrameNumber - 1]
+            image = groups.PlanePositionSequence[0]
         position = group.PlanePositionSequence[0].ImagePositionPatient
         assert np.allclose(np.array(position, float), np.array(image.ImagePositionPatient, float))
     found = patient_points(path)
