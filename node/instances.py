@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -44,7 +44,6 @@ HEADER_BYTES = 2**14
 META_START = 132
 """The file meta information follows the preamble and "DICM" (PS3.10 Section 7.1)."""
 
-TRANSFER_SYNTAX = BaseTag(0x00020010)
 PIXEL_DATA_TAG = (0x7FE0, 0x0010)
 
 
@@ -77,7 +76,7 @@ class Instance:
     @cached_property
     def transfer_syntax(self) -> UID:
         """Transfer Syntax UID of the file; empty where the file meta does not say."""
-        return UID(str(self.header.file_meta.get("TransferSyntaxUID") or ""))
+        return UID(text_of(self.header.file_meta, "TransferSyntaxUID"))
 
     @cached_property
     def uid(self) -> str:
@@ -142,8 +141,8 @@ def _parse(path: Path, file: BinaryIO) -> Instance:
         meta, at = walk_elements(start, META_START, implicit=False, until=0x00030000)
         if at != _meta_end(start) or start[128:132] != b"DICM":
             raise UnusualEncodingError("no file meta information of its declared length")
-        declared = meta.get(TRANSFER_SYNTAX)
-        syntax = UID("") if declared is None else _syntax(declared.value)
+        file_meta = FileMetaDataset(meta)
+        syntax = text_of(file_meta, "TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
             file.seek(at)
             instance = _deflated(path, _inflated(file, MAX_INFLATED_BYTES + 1))
@@ -155,13 +154,8 @@ def _parse(path: Path, file: BinaryIO) -> Instance:
     except (UnusualEncodingError, MoreNeededError):
         file.seek(0)
         return _parse_with_pydicom(path, file)
-    instance.header.file_meta = FileMetaDataset(meta)
+    instance.header.file_meta = file_meta
     return instance
-
-
-@lru_cache(64)
-def _syntax(value: bytes | None) -> UID:
-    return UID((value or b"").decode("ascii").strip("\0 "))
 
 
 def _meta_end(start: bytes) -> int:
@@ -258,33 +252,38 @@ def _complete(header: pydicom.Dataset) -> None:
 def value_of(header: pydicom.Dataset, keyword: str) -> Any:
     """Return an attribute's value, or None where it is absent or cannot be parsed."""
     try:
-        return header.get(keyword)
+        return header.get(keyword) if _stored(header, keyword) else None
     except Exception:  # noqa: BLE001 - values are parsed on access, and hostile ones raise anything
         return None
 
 
 def text_of(header: pydicom.Dataset, keyword: str) -> str:
     """Return an attribute's value as stripped text, empty where it is absent."""
-    vr, stored = _stored(header, keyword)
-    if vr in ("UI", "CS") and stored is not None and stored.isascii() and b"\\" not in stored:
-        return stored.decode("ascii").strip("\0 ")
+    element = _stored(header, keyword)
+    if isinstance(element, RawDataElement) and _vr(element) in ("UI", "CS"):
+        stored = element.value or b""
+        if stored.isascii() and b"\\" not in stored:
+            return stored.decode("ascii").strip("\0 ")
     value = value_of(header, keyword)
     return "" if value is None else str(value).strip()
 
 
 def numbers_of(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return exactly `count` finite numbers, or None where the attribute has not got them."""
-    items = _numbers_stored(*_stored(header, keyword))
+    element = _stored(header, keyword)
+    if element is None:
+        return None
+    items = _unparsed_numbers(element) if isinstance(element, RawDataElement) else None
     if items is None:
         value = value_of(header, keyword)
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if len(items) != count:
         return None
     try:
-        numbers = tuple(float(item) for item in items)
+        numbers = tuple([float(item) for item in items])
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers if all(math.isfinite(number) for number in numbers) else None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def integer_of(header: pydicom.Dataset, keyword: str, default: int = 0) -> int:
@@ -293,29 +292,34 @@ def integer_of(header: pydicom.Dataset, keyword: str, default: int = 0) -> int:
     return default if numbers is None else int(numbers[0])
 
 
-def _stored(header: pydicom.Dataset, keyword: str) -> tuple[str, bytes | None]:
-    """Return an attribute's value representation and bytes if pydicom has not parsed it yet.
-
-    Parsing costs ten times what the few numbers and UIDs do that a series is judged by.
-    """
-    tag, vr = _dictionary(keyword)
-    element = header.get_item(tag, keep_deferred=True)
-    if not isinstance(element, RawDataElement) or not element.is_little_endian:
-        return "", None
-    return element.VR or vr, element.value
+def _stored(header: pydicom.Dataset, keyword: str) -> DataElement | RawDataElement | None:
+    """Return an attribute as it is in the header, without parsing it; None where it is absent."""
+    return header.get_item(_tag(keyword), keep_deferred=True)
 
 
 @lru_cache(256)
-def _dictionary(keyword: str) -> tuple[BaseTag, str]:
-    tag = BaseTag(tag_for_keyword(keyword) or 0)
-    return tag, dictionary_VR(tag)
+def _tag(keyword: str) -> BaseTag:
+    return BaseTag(tag_for_keyword(keyword) or 0)
 
 
-def _numbers_stored(vr: str, stored: bytes | None) -> Sequence[Any] | None:
-    if not stored:
-        return None
-    if vr in ("DS", "IS"):
+@lru_cache(256)
+def _dictionary_vr(tag: BaseTag) -> str:
+    return dictionary_VR(tag)
+
+
+def _vr(element: RawDataElement) -> str:
+    return element.VR or _dictionary_vr(element.tag)
+
+
+def _unparsed_numbers(element: RawDataElement) -> Sequence[Any] | None:
+    """Return what `float` reads as the numbers of an element; None where pydicom has to parse it.
+
+    Parsing costs ten times what the few numbers do that a series is judged by.
+    """
+    stored = element.value
+    vr = _vr(element)
+    if vr in ("DS", "IS") and stored:
         return stored.rstrip(b"\0 ").split(b"\\")
-    if vr == "US" and len(stored) == 2:
-        return [int.from_bytes(stored, "little")]
+    if vr == "US" and stored and len(stored) == 2:
+        return [int.from_bytes(stored, "little" if element.is_little_endian else "big")]
     return None
