@@ -6,7 +6,6 @@ of a group without region (TID 1501) are images of the volume.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
@@ -17,14 +16,12 @@ from sr_writer.segmentation_conformance import (
     segments_by_number,
     sources_by_segment,
 )
-from sr_writer.source_images import Reference, SourceImage, places, reference_of
+from sr_writer.source_images import Reference, SourceImage, even_step, reference_of
 
 VOLUME_FACTOR = 2.0
-"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000.
-
-Where images are unevenly spaced, by as much more as the longest step is longer than the shortest:
-the volume was measured between them, too.
-"""
+"""A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
+UNEVEN_VOLUME_FACTOR = 30.0
+"""The same where images are unevenly spaced: much of what was measured may lie between them."""
 ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
 VOLUME = codes.SCT.Volume.value
 CERTAINTY = codes.DCM.CertaintyOfFinding.value
@@ -121,8 +118,8 @@ def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) 
 def _check_volume(
     items: Sequence[Dataset], segmentation: Dataset, number: int, images: Sequence[SourceImage]
 ) -> Iterator[str]:
-    steps = np.diff(places([image.header for image in images]))
-    factor = VOLUME_FACTOR * float(steps.max() / steps.min())
+    is_even = even_step([image.header for image in images]) is not None
+    factor = VOLUME_FACTOR if is_even else UNEVEN_VOLUME_FACTOR
     for item in items:
         if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
             unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")

@@ -262,6 +262,35 @@ def test_measurements_stay_those_of_the_grid(name):
     assert [number_of(item) for item in walk(report) if is_named(item, codes.SCT.Volume)] == [11.49]
 
 
+@pytest.mark.parametrize("name", ["tilted", "uneven", "gapped"])
+def test_a_volume_in_the_wrong_unit_is_stopped(name):
+    report, segmentation = results(present, name)
+    measured = next(item for item in walk(report) if is_named(item, codes.SCT.Volume))
+    measured.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue = "mm3"
+    volume = acquired(name)
+    problems = check_objects([report, segmentation], instances_of(volume), volume)
+    assert any("Volume is far from" in problem for problem in problems)
+
+
+def test_a_structure_mostly_between_two_images_is_let_pass():
+    volume = acquired("gapped")
+    assessment = present(volume)
+    mask = np.zeros(volume.grid.spatial_shape, bool)
+    mask[15, 30, 30] = True  # images lie at slices 15 and 18
+    mask[16:18, 28:33, 28:33] = True
+    (finding,) = assessment.record.findings
+    measured = finding.measurements[0].model_copy(
+        update={"value": mask.sum() * volume.voxel_volume_ml}
+    )
+    evidence = Evidence(segment=1, slices=(15, 16, 17), best_slice=16)
+    update = {"measurements": (measured,), "evidence": evidence}
+    record = assessment.record.model_copy(
+        update={"findings": (finding.model_copy(update=update),), "key_slices": (16,)}
+    )
+    made = written(Assessment(record, {1: mask}), volume)
+    assert check_objects(made, instances_of(volume), volume, model=MODEL) == []
+
+
 def other_phase(item):
     """The frame beside it, at the same position, that is not of the volume."""
     item.ReferencedFrameNumber = int(item.ReferencedFrameNumber) - 1
