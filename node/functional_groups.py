@@ -23,6 +23,16 @@ from node.sequence_items import items_of
 SHARED = "SharedFunctionalGroupsSequence"
 PER_FRAME = "PerFrameFunctionalGroupsSequence"
 
+NOT_OF_ALL_FRAMES = (
+    SHARED,
+    PER_FRAME,
+    "DimensionIndexSequence",
+    "NumberOfFrames",
+    "ImagePositionPatient",
+    "SliceLocation",
+)
+"""What the instance says only of all its frames together, or of one of them."""
+
 RENAMED = {
     "FrameType": "ImageType",
     "EffectiveEchoTime": "EchoTime",
@@ -95,9 +105,7 @@ def enhanced_headers(instance: Instance) -> list[Dataset]:
             f"声明有 {declared} 帧，但描述了其中 {len(frames)} 帧",
         )
     check_frames(instance, declared)
-    common = parsed_elements(
-        header, without=(SHARED, PER_FRAME, "DimensionIndexSequence", "NumberOfFrames")
-    )
+    common = parsed_elements(header, without=NOT_OF_ALL_FRAMES)
     known: Known = {}
     for item in items_of(header, tag_of(SHARED)):
         common |= _attributes(item, known)

@@ -35,11 +35,8 @@ Floats = npt.NDArray[np.float64]
 MAX_TILES = 1024
 """No mosaic holds more slices; a header that says more is broken or hostile."""
 
-PARALLEL = math.cos(math.radians(1))
-"""Slices are stacked along the normal of their plane to within 1 degree."""
-
-PROTOCOL_TURN = math.cos(math.radians(10))
-"""Prospective motion correction turns slices away from the protocol, by less than 10 degrees."""
+ALIGNED = math.cos(math.radians(10))
+"""Prospective motion correction turns slices, but by less than 10 degrees from the protocol."""
 
 PROTOCOL_TOLERANCE = 0.5
 """By how much of a pixel, or of a slice, tiles and the protocol's slices may differ in extent."""
@@ -106,7 +103,7 @@ def mosaic_tiles(instance: Instance) -> list[MosaicTile]:
         ) from error
     layout = _layout(header, image)
     geometry = _geometry(header, image, layout)
-    _check_protocol(series, layout.tiles, geometry)
+    _check_protocol(image, series, layout.tiles, geometry)
     common = parsed_elements(header, without=("NumberOfFrames", "SliceLocation"))
     diffusion = _diffusion(header, image)
     tiles = []
@@ -167,9 +164,8 @@ def _geometry(header: Dataset, image: CsaTags, layout: _Layout) -> _Geometry:
         )
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     normal = np.cross(row, column)
-    length = float(np.linalg.norm(normal))
-    cosine = float(normal @ direction) / (length or math.nan)
-    if not PARALLEL <= abs(cosine) <= 1 / PARALLEL:
+    cosine = _cosine(normal, np.array(direction))
+    if abs(cosine) < ALIGNED:
         raise _unreadable(
             "Image Orientation contradicts the slice normal in its Siemens CSA header",
             "图像方位与西门子 CSA 头信息中的层面法向相互矛盾",
@@ -183,12 +179,12 @@ def _geometry(header: Dataset, image: CsaTags, layout: _Layout) -> _Geometry:
         first=first,
         correction=correction,
         centre=first + down * layout.rows / 2 + across * layout.columns / 2,
-        step=normal / length * math.copysign(distance[0], cosine),
+        step=normal / np.linalg.norm(normal) * math.copysign(distance[0], cosine),
         pixel=max(spacing),
     )
 
 
-def _check_protocol(series: CsaTags, tiles: int, geometry: _Geometry) -> None:
+def _check_protocol(image: CsaTags, series: CsaTags, tiles: int, geometry: _Geometry) -> None:
     """Compare the tiles with the slices that the protocol prescribes, where it is there.
 
     The whole stack may have moved with the table or with the patient since; but the slices must
@@ -205,16 +201,25 @@ def _check_protocol(series: CsaTags, tiles: int, geometry: _Geometry) -> None:
     if len(centres) > 1 and not (
         len(centres) == tiles
         and _is_spaced_alike(centres, extent, geometry)
-        and _is_parallel(centres, extent)
+        and abs(_cosine(centres[-1] - centres[0], extent)) >= ALIGNED
     ):
         raise _contradiction()
-    # Read in another way, the header would put the middle of the stack elsewhere.
-    middle = geometry.centre + extent / 2
-    other_ways = (middle - extent, middle - geometry.correction)
     planned = centres.mean(axis=0)
-    offset = np.linalg.norm(middle - planned)
-    if any(np.linalg.norm(other - planned) < offset for other in other_ways):
+    table = np.array(_numbers(image, "ImaRelTablePosition", 3) or (0.0, 0.0, 0.0))
+    if not any(_is_there(planned + sign * table, extent, geometry) for sign in (0, 1, -1)):
         raise _contradiction()
+
+
+def _is_there(planned: Floats, extent: Floats, geometry: _Geometry) -> bool:
+    """Tell whether the stack's middle is nearer to the planned one than if read in other ways.
+
+    These are that the slices run the other way from the first, and that the position is already
+    that of the first tile.
+    """
+    middle = geometry.centre + extent / 2
+    offset = np.linalg.norm(middle - planned)
+    others = (middle - extent, middle - geometry.correction)
+    return all(np.linalg.norm(other - planned) >= offset for other in others)
 
 
 def _is_spaced_alike(centres: Floats, extent: Floats, geometry: _Geometry) -> bool:
@@ -228,11 +233,10 @@ def _is_spaced_alike(centres: Floats, extent: Floats, geometry: _Geometry) -> bo
     )
 
 
-def _is_parallel(centres: Floats, extent: Floats) -> bool:
-    """Tell whether the slices run along `extent`, up or down: image numbers may be reversed."""
-    planned = centres[-1] - centres[0]
-    cosine = float(extent @ planned) / float(np.linalg.norm(extent) * np.linalg.norm(planned))
-    return abs(cosine) >= PROTOCOL_TURN
+def _cosine(one: Floats, other: Floats) -> float:
+    """Return the cosine of the angle between two vectors, 0 where one has no length."""
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / length if length else 0.0
 
 
 def _diffusion(header: Dataset, image: CsaTags) -> Elements:

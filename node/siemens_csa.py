@@ -14,15 +14,18 @@ CREATOR = "SIEMENS CSA HEADER"
 IMAGE_HEADER, SERIES_HEADER = 0x10, 0x20
 """Private elements (0029,xx10) and (0029,xx20)."""
 
+MAX_BYTES = 2**22
+"""Scanners write 100 to 300 kB."""
+
 _GROUP = 0x0029
 _CSA2_MAGIC = b"SV10"
 _TAG = struct.Struct("<64si4sii4x")  # name, VM, VR, data type, number of items
 _ITEM = struct.Struct("<4i")  # its length, in a word that depends on the layout
 
-_PROTOCOL = re.compile(r"### ASCCONV BEGIN[^\n]*\n(.*?)### ASCCONV END ###", re.DOTALL)
-_SLICES = re.compile(r"^sSliceArray\.lSize\s*=\s*(\d{1,5})\s*$", re.MULTILINE)
+_PROTOCOL_BEGINS, _PROTOCOL_ENDS = "### ASCCONV BEGIN", "### ASCCONV END"
+_SLICES = re.compile(r"^sSliceArray\.lSize[ \t]*=[ \t]*(\d{1,5})[ \t\r]*$", re.MULTILINE)
 _POSITION = re.compile(
-    r"^sSliceArray\.asSlice\[(\d{1,5})\]\.sPosition\.d(Sag|Cor|Tra)\s*=\s*(\S{1,40})\s*$",
+    r"^sSliceArray\.asSlice\[(\d{1,5})\]\.sPosition\.d(Sag|Cor|Tra)[ \t]*=[ \t]*(\S{1,40})",
     re.MULTILINE,
 )
 _AXES = {"Sag": 0, "Cor": 1, "Tra": 2}
@@ -45,6 +48,8 @@ def csa_tags(header: Dataset, element: int) -> CsaTags:
 
 def parse_csa(content: bytes) -> CsaTags:
     """Parse a CSA header; empty items are left out. Raises ValueError where it is damaged."""
+    if len(content) > MAX_BYTES:
+        raise ValueError("the CSA header is longer than any scanner's")
     try:
         return _parse(content)
     except struct.error as error:
@@ -85,10 +90,11 @@ def prescribed_slices(series: CsaTags) -> Floats | None:
     Raises ValueError where a place is no number.
     """
     for name in ("MrPhoenixProtocol", "MrProtocol"):
-        section = _PROTOCOL.search("".join(series.get(name, ())))
-        size = _SLICES.search(section[1]) if section else None
-        if section and size and int(size[1]):
-            return _centres(section[1], int(size[1]))
+        _, _, behind = "".join(series.get(name, ())).partition(_PROTOCOL_BEGINS)
+        protocol, _, _ = behind.partition(_PROTOCOL_ENDS)
+        size = _SLICES.search(protocol)
+        if size and int(size[1]):
+            return _centres(protocol, int(size[1]))
     return None
 
 

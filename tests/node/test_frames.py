@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedPETImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     generate_uid,
@@ -86,12 +88,33 @@ def test_a_single_frame_image_is_its_instance(tmp_path):
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+    ],
+)
+@pytest.mark.parametrize("defined", [True, False], ids=["lengths", "delimiters"])
 def test_a_frame_of_an_enhanced_image_lies_where_its_functional_groups_say(
-    tmp_path, modality, syntax
+    tmp_path, modality, syntax, defined
 ):
+    def change(header: Dataset) -> None:
+        for item in header.PerFrameFunctionalGroupsSequence if not defined else ():
+            item.is_undefined_length_sequence_item = True
+            for group in item:
+                group.is_undefined_length = True
+        header["PerFrameFunctionalGroupsSequence"].is_undefined_length = not defined
+
     path = write_enhanced(
-        tmp_path / "e", numbered(5), OBLIQUE, modality=modality, transfer_syntax=syntax
+        tmp_path / "e",
+        numbered(5),
+        OBLIQUE,
+        modality=modality,
+        transfer_syntax=syntax,
+        change=change,
     )
 
     found = frames(path)
@@ -370,7 +393,11 @@ def test_frames_that_do_not_add_up_are_refused(tmp_path, change, reason):
 )
 def test_a_frame_without_a_position_has_none(tmp_path, groups):
     path = write_enhanced(
-        tmp_path / "e", numbered(2), grid_affine(), frame_change=lambda item, _: groups(item)
+        tmp_path / "e",
+        numbered(2),
+        grid_affine(),
+        frame_change=lambda item, _: groups(item),
+        change=lambda header: setattr(header, "ImagePositionPatient", [1, 2, 3]),
     )
 
     assert ["ImagePositionPatient" in frame.header for frame in frames(path)] == [False, False]
@@ -597,13 +624,46 @@ def test_nibabel_places_the_tiles_alike(tmp_path, plane, descending):
     np.testing.assert_allclose(positions(found), slice_positions(affine, 7), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["siemens_dwi_0.dcm.gz", "siemens_dwi_1000.dcm.gz"])
-def test_a_scanners_mosaic_is_split_as_nibabel_and_its_own_protocol_say(tmp_path, name):
-    packed = Path(nib.__file__).parent / "nicom" / "tests" / "data" / name
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    turn=st.tuples(angles, angles, angles),
+    spacing=st.tuples(*[st.floats(0.2, 8.0)] * 3),
+    count=st.integers(2, 30),
+    matrix=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    descending=st.booleans(),
+    layout=st.sampled_from(["CSA1", "CSA2"]),
+)
+def test_tiles_lie_where_the_slices_were_in_any_orientation(
+    tmp_path_factory, turn, spacing, count, matrix, descending, layout
+):
+    affine = turned(
+        grid_affine(spacing=spacing, descending=descending),
+        Rotation.from_euler("xyz", turn, degrees=True),
+    )
+    stored = numbered(count, *matrix)
+    path = write_mosaic(tmp_path_factory.mktemp("mosaic") / "m", stored, affine, layout=layout)
+
+    found = frames(path)
+
+    np.testing.assert_allclose(positions(found), slice_positions(affine, count), atol=1e-4)
+    for frame, pixels in zip(found, stored, strict=True):
+        np.testing.assert_array_equal(tile_pixels(frame), pixels)
+
+
+def nibabel_file(folder: Path, name: str) -> Path:
+    """A scanner's file that nibabel is tested with."""
+    packed = Path(nib.__file__).parent / "nicom" / "tests" / "data" / f"{name}.gz"
     if not packed.exists():
         pytest.skip("nibabel was installed without its test data")
-    path = tmp_path / "m.dcm"
-    path.write_bytes(gzip.decompress(packed.read_bytes()))
+    (folder / name).write_bytes(gzip.decompress(packed.read_bytes()))
+    return folder / name
+
+
+@pytest.mark.parametrize("b_value", [0, 1000])
+def test_a_scanners_mosaic_is_split_as_nibabel_and_its_own_protocol_say(tmp_path, b_value):
+    path = nibabel_file(tmp_path, f"siemens_dwi_{b_value}.dcm")
     wrapper = dicomwrappers.wrapper_from_file(path)
 
     found = frames(path)
@@ -616,7 +676,20 @@ def test_a_scanners_mosaic_is_split_as_nibabel_and_its_own_protocol_say(tmp_path
     orientation = np.array(header.ImageOrientationPatient, float)
     middles = positions(found) + half * (orientation[:3] + orientation[3:])
     np.testing.assert_allclose(middles, centres, atol=1e-3)
-    assert found[0].header.DiffusionBValue == int(name.split("_")[-1].split(".")[0])
+    assert found[0].header.DiffusionBValue == b_value
+
+
+def test_a_scanners_enhanced_image_is_placed_as_nibabel_does(tmp_path):
+    path = nibabel_file(tmp_path, "philips_mprage.dcm")
+    wrapper = dicomwrappers.wrapper_from_file(path)
+
+    found = frames(path)
+
+    # nibabel takes a spacing of 1 mm where the positions are 0.99999 mm apart.
+    expected = [(wrapper.affine @ [0, 0, 175 - k, 1])[:3] for k in range(176)]
+    np.testing.assert_allclose(positions(found), expected, atol=2e-3)
+    assert found[0].header.EchoTime == 3.513
+    assert found[0].header.RescaleSlope == pytest.approx(2.1079, abs=1e-4)
 
 
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
@@ -737,6 +810,15 @@ def test_a_mosaic_that_contradicts_its_protocol_is_refused(tmp_path, planned, co
     assert "contradict" in refusal(path)
 
 
+def test_a_table_that_moved_as_far_as_the_image_says_agrees(tmp_path):
+    planned = shifted(OBLIQUE, 0, 0, -80)
+    tags = {"ImaRelTablePosition": [0, 0, 80]}
+    protocol = mosaic_protocol(planned, (7, 4, 6))
+    path = write_mosaic(tmp_path / "m", numbered(7), OBLIQUE, protocol=protocol, image_tags=tags)
+
+    np.testing.assert_allclose(positions(frames(path)), slice_positions(OBLIQUE, 7), atol=1e-4)
+
+
 def test_a_mosaic_whose_position_is_already_that_of_its_first_tile_is_refused(tmp_path):
     def change(header: Dataset) -> None:
         header.ImagePositionPatient = decimals(OBLIQUE[:3, 3])
@@ -842,6 +924,20 @@ def test_a_damaged_csa_header_is_read_or_refused(cut, changes):
         content[place] = value
     with contextlib.suppress(ValueError):
         assert len(parse_csa(bytes(content[:cut]))) <= 2
+
+
+def test_a_csa_header_beyond_all_size_is_refused_unread():
+    with pytest.raises(ValueError, match="longer than any"):
+        parse_csa(b"SV10" + bytes(2**23))
+
+
+def test_a_protocol_that_never_ends_is_searched_once():
+    series = {"MrPhoenixProtocol": ("### ASCCONV BEGIN ###\n" * 200_000,)}
+
+    started = time.process_time()
+
+    assert prescribed_slices(series) is None
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("slices", ["0", "99999", "-1", "1e9", "x"])
