@@ -218,7 +218,7 @@ def _deflated(path: Path, content: bytes) -> Instance:
 
 
 def _inflated(file: BinaryIO, limit: int) -> bytes:
-    """Inflate from the file's position on, `limit` bytes at most (PS3.5 Section A.5)."""
+    """Inflate a data set from the file's position on, to `limit` bytes (PS3.5 Section A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     parts: list[bytes] = []
     missing = limit

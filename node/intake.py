@@ -4,6 +4,7 @@ The data set is kept as its bytes and never decoded here; its elements are walke
 needed to know that they are all there and whose they are.
 """
 
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -17,6 +18,7 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     EnhancedMRColorImageStorage,
     EnhancedMRImageStorage,
@@ -42,6 +44,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from node.instances import MAX_INFLATED_BYTES
 from node.spool import InstanceKey, InvalidUIDError, check_uid
 
 # Image storage that a CT or MR study consists of. Secondary captures (dose screens, reformats) are
@@ -64,6 +67,7 @@ TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
     RLELossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -147,8 +151,10 @@ def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
     """The elements before the pixel data; IntakeError unless every element is whole."""
     implicit = transfer_syntax.is_implicit_VR
     little = transfer_syntax.is_little_endian
-    stream = BytesIO(encoded)
     try:
+        if transfer_syntax == DeflatedExplicitVRLittleEndian:
+            encoded = _inflate(encoded)
+        stream = BytesIO(encoded)
         header = read_dataset(
             stream, implicit, little, stop_when=lambda tag, _vr, _length: tag >= min(_PIXEL_DATA)
         )
@@ -166,6 +172,15 @@ def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
             CANNOT_UNDERSTAND, f"data set cannot be parsed ({type(error).__name__})"
         ) from error
     return header
+
+
+def _inflate(deflated: bytes) -> bytes:
+    """Inflate a data set (PS3.5 Section A.5), to the limit at most."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    encoded = inflater.decompress(deflated, MAX_INFLATED_BYTES)
+    if not inflater.eof:
+        raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short, or inflates beyond the limit")
+    return encoded
 
 
 def _check_whole(dataset: Dataset) -> None:

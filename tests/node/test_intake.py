@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import tracemalloc
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -23,7 +26,13 @@ from pydicom.uid import (
 from node.intake import CANNOT_UNDERSTAND, INVALID_INSTANCE, MISMATCH, IntakeError, inspect
 from tests.slices import grid_affine, write_slices
 
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless)
+SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,12 @@ def encoded(dataset, syntax):
     target.is_implicit_VR = syntax.is_implicit_VR
     target.is_little_endian = syntax.is_little_endian
     write_dataset(target, dataset)
-    return target.getvalue()
+    return deflated(target.getvalue()) if syntax.is_deflated else target.getvalue()
+
+
+def deflated(content):
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(content) + packer.flush()
 
 
 def refused(dataset, syntax=ExplicitVRLittleEndian, *, sop_class=None, instance=None, raw=None):
@@ -117,6 +131,21 @@ def test_what_is_no_image_is_refused(fresh):
     error = refused(fresh)
     assert error.status == CANNOT_UNDERSTAND
     assert "not an image" in str(error)
+
+
+def test_a_deflate_bomb_is_refused_before_it_fills_the_memory(fresh):
+    whole = encoded(fresh, ExplicitVRLittleEndian)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    zeros = [packer.compress(bytes(2**20)) for _ in range(1024)]
+    bomb = b"".join([packer.compress(whole), *zeros, packer.flush()])
+    tracemalloc.start()
+    try:
+        error = refused(fresh, DeflatedExplicitVRLittleEndian, raw=bomb)
+        assert tracemalloc.get_traced_memory()[1] < 600e6
+    finally:
+        tracemalloc.stop()
+    assert error.status == CANNOT_UNDERSTAND
+    assert "beyond the limit" in str(error)
 
 
 def test_the_reason_fits_an_error_comment_and_names_no_patient(fresh):
