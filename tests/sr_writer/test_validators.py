@@ -7,12 +7,14 @@ import pytest
 from inference.assessment import Text, not_assessed
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
+from tests.sr_writer.acquisitions import ACQUISITIONS, acquired
 from tests.sr_writer.series import (
     MODEL,
     NARRATIVE,
     OBLIQUE,
     PROVENANCE,
     absent,
+    instances_of,
     make_volume,
     mixed,
     on_slices,
@@ -56,13 +58,13 @@ DCIODVFY_ALLOWED = (
 )
 
 
-def write(assess, folder):
+def write(assess, folder, volume=None):
     """Write the SR and, where there is one, the SEG, and return their paths."""
-    volume = spooled(make_volume(OBLIQUE))
+    volume = volume or spooled(make_volume(OBLIQUE))
     assessment = assess(volume)
     segmentation = write_segmentation(assessment, volume, PROVENANCE) if assessment.masks else None
     assessed = volume if assessment.record.completed else None
-    report = write_report(assessment, volume.sources, assessed, segmentation, PROVENANCE)
+    report = write_report(assessment, instances_of(volume), assessed, segmentation, PROVENANCE)
     paths = []
     for made in (report, segmentation):
         if made is not None:
@@ -71,20 +73,34 @@ def write(assess, folder):
     return paths
 
 
+def unargued(paths):
+    """What dciodvfy says of the files that is not allowed."""
+    said = [line for path in paths for line in dciodvfy(path)]
+    return [line for line in said if not any(re.search(each, line) for each in DCIODVFY_ALLOWED)]
+
+
 @pytest.mark.skipif(dciodvfy_missing() is not None, reason=dciodvfy_missing() or "")
 @pytest.mark.parametrize("assess", CASES)
 def test_dciodvfy_says_nothing_that_is_not_argued(assess, tmp_path):
-    for path in write(assess, tmp_path):
-        said = dciodvfy(path)
-        assert [
-            line for line in said if not any(re.search(each, line) for each in DCIODVFY_ALLOWED)
-        ] == []
+    assert unargued(write(assess, tmp_path)) == []
+
+
+@pytest.mark.skipif(dciodvfy_missing() is not None, reason=dciodvfy_missing() or "")
+@pytest.mark.parametrize("name", ACQUISITIONS)
+def test_dciodvfy_says_nothing_of_results_on_any_acquisition(name, tmp_path):
+    assert unargued(write(mixed, tmp_path, spooled(acquired(name)))) == []
 
 
 @pytest.mark.skipif(pixelmed_missing() is not None, reason=pixelmed_missing() or "")
 @pytest.mark.parametrize("assess", PIXELMED_CASES)
 def test_pixelmed_finds_no_error_that_is_not_argued(assess, tmp_path):
     assert pixelmed_errors(write(assess, tmp_path)[0]) == []
+
+
+@pytest.mark.skipif(pixelmed_missing() is not None, reason=pixelmed_missing() or "")
+@pytest.mark.parametrize("name", ["enhanced", "mosaic"])
+def test_pixelmed_finds_no_error_in_references_to_frames_and_mosaics(name, tmp_path):
+    assert pixelmed_errors(write(mixed, tmp_path, spooled(acquired(name)))[0]) == []
 
 
 @pytest.mark.skipif(dsrdump_missing() is not None, reason=dsrdump_missing() or "")
@@ -95,3 +111,11 @@ def test_dsrdump_reads_both_languages(assess, tmp_path):
     assert "Unverified second opinion by an artificial intelligence." in said
     assert "人工智能第二意见，未经核实。" in said
     assert (NARRATIVE.zh in said) == ("No assessment was made" not in said)
+
+
+@pytest.mark.skipif(dsrdump_missing() is not None, reason=dsrdump_missing() or "")
+def test_dsrdump_reads_frame_numbers(tmp_path):
+    volume = spooled(acquired("enhanced"))
+    said = dsrdump(write(on_slices, tmp_path, volume)[0])
+    for index in (9, 4, 10):
+        assert f"(CTe image,,{volume.frame_numbers[index]})" in said
