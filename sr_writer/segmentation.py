@@ -123,7 +123,7 @@ def _check_positions(images: Sequence[SourceImage], volume: Volume) -> None:
         matrix = (1, int(images[0].header.Rows), int(images[0].header.Columns))
         room = np.array(volume.grid.spatial_shape) - matrix
         lies = np.all((found >= -HALF_A_VOXEL) & (found <= room + HALF_A_VOXEL), axis=1)
-        lies[1:] &= np.diff(np.rint(found[:, 0])) > 0
+        lies[1:] &= np.diff(found[:, 0]) > 0
     else:
         slices = np.arange(len(images))[:, None] * [1, 0, 0]
         lies = np.all(np.abs(found - slices) <= POSITION_TOLERANCE, axis=1)
