@@ -40,6 +40,9 @@ MAX_GAP = 3.0
 MAX_VOXELS = 2**29
 """A volume of more voxels (2 GiB as float32, 2048 slices of 512 x 512) is refused."""
 
+MAX_GROWTH = 16
+"""A grid has at most so many times the voxels of its images; a steep tilt doubles them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -135,6 +138,9 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
     )
     if refusal is None and np.prod(shape, dtype=float) > MAX_VOXELS:
         geometry, refusal = Geometry.UNREADABLE, wording.too_large(shape, MAX_VOXELS)
+    pixels = count * run.planes[0].rows * run.planes[0].columns
+    if refusal is None and np.prod(shape, dtype=float) > MAX_GROWTH * pixels:
+        geometry, refusal = Geometry.INCONSISTENT, wording.too_spread()
     verdict = GeometryVerdict(
         geometry=geometry,
         accepted=refusal is None,

@@ -93,6 +93,16 @@ def too_large(shape: tuple[int, int, int], limit: int) -> Text:
     )
 
 
+def too_spread() -> Text:
+    """Say that the images lie too far apart for their size."""
+    return Text(
+        en="The images lie too far apart for their size, as when Image Position (Patient) or Pixel "
+        "Spacing is wrong. Export the series again from the scanner.",
+        zh="相对于图像大小，各图像之间相距过远，可能是图像位置(患者)或像素间距有误。"
+        "请从扫描设备重新导出该序列。",
+    )
+
+
 def _places(along: Floats, gaps: Sequence[Gap]) -> tuple[str, str]:
     ends = [(along[gap.index], along[gap.index + 1]) for gap in gaps[:MAX_GAPS_NAMED]]
     first = along[0]

@@ -26,6 +26,9 @@ PLAUSIBLE_HU = (-1000.0, 3071.0)
 
 HOUNSFIELD_TYPES = ("HU", "HU_MOD")
 
+PLAUSIBLE_SLOPE = (1e-12, 1e12)
+"""No unit is so small or so large; beyond these values leave the range of a float32."""
+
 PHILIPS_CREATOR = "Philips MR Imaging DD 001"
 PHILIPS_SCALE_INTERCEPT, PHILIPS_SCALE_SLOPE = 0x0D, 0x0E
 """Elements of its block in group 2005: stored value = scale slope * signal + scale intercept."""
@@ -141,7 +144,7 @@ def modality_transformation(
 def _scale(header: Dataset, modality: str) -> tuple[float, float, list[Text]]:
     slope = numbers_of(header, "RescaleSlope", 1)
     intercept = numbers_of(header, "RescaleIntercept", 1)
-    if slope is not None and intercept is not None and slope[0] != 0:
+    if slope is not None and intercept is not None and _is_plausible(slope[0], intercept[0]):
         return slope[0], intercept[0], []
     if slope is None and intercept is None:
         if modality != "CT":
@@ -161,9 +164,14 @@ def _philips_scale(header: Dataset) -> tuple[float, float, list[Text]] | None:
         intercept = _single(block[PHILIPS_SCALE_INTERCEPT].value)
     except Exception:  # noqa: BLE001 - absent (KeyError), or hostile values that raise anything
         return None
-    if not (np.isfinite(slope) and np.isfinite(intercept) and slope > 0):
+    if not (slope > 0 and _is_plausible(slope, intercept)):
         return None
     return 1.0 / slope, -intercept / slope, [PHILIPS_SCALED]
+
+
+def _is_plausible(slope: float, intercept: float) -> bool:
+    smallest, largest = PLAUSIBLE_SLOPE
+    return smallest <= abs(slope) <= largest and abs(intercept) <= largest
 
 
 def _single(value: object) -> float:
