@@ -122,9 +122,9 @@ def read_instance(path: Path) -> Instance:
         try:
             instance = _parse(path, file)
             _complete(instance.header)
-        except OSError:
-            raise
-        except Exception as error:  # a parser of hostile bytes raises anything
+        except Exception as error:  # a parser of hostile bytes raises anything, also OSError
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise UnreadableInstanceError(
                 Text(
                     en=f"{path.name} cannot be read as a DICOM file. Send the series again.",

@@ -64,6 +64,15 @@ def numbered(count: int, rows: int = 4, columns: int = 6) -> np.ndarray:
     return np.arange(count * rows * columns, dtype=np.int16).reshape(count, rows, columns)
 
 
+def without_lengths(header: Dataset) -> None:
+    """Have functional groups written without their lengths, as many scanners do."""
+    header["PerFrameFunctionalGroupsSequence"].is_undefined_length = True
+    for item in header.PerFrameFunctionalGroupsSequence:
+        item.is_undefined_length_sequence_item = True
+        for group in item:
+            group.is_undefined_length = True
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(UnreadableInstanceError) as error:
         frames(path)
@@ -101,20 +110,13 @@ def test_a_single_frame_image_is_its_instance(tmp_path):
 def test_a_frame_of_an_enhanced_image_lies_where_its_functional_groups_say(
     tmp_path, modality, syntax, defined
 ):
-    def change(header: Dataset) -> None:
-        for item in header.PerFrameFunctionalGroupsSequence if not defined else ():
-            item.is_undefined_length_sequence_item = True
-            for group in item:
-                group.is_undefined_length = True
-        header["PerFrameFunctionalGroupsSequence"].is_undefined_length = not defined
-
     path = write_enhanced(
         tmp_path / "e",
         numbered(5),
         OBLIQUE,
         modality=modality,
         transfer_syntax=syntax,
-        change=change,
+        change=None if defined else without_lengths,
     )
 
     found = frames(path)
@@ -463,6 +465,15 @@ def test_a_damaged_enhanced_image_is_read_or_refused(tmp_path_factory, changes, 
 
     with contextlib.suppress(UnreadableInstanceError):
         assert len(frames(path)) <= 48
+
+
+def test_an_enhanced_image_cut_off_anywhere_has_not_its_frames(tmp_path):
+    path = write_enhanced(tmp_path / "e", numbered(2), grid_affine(), change=without_lengths)
+    content = path.read_bytes()
+    for end in range(200, len(content)):
+        path.write_bytes(content[:end])
+        with contextlib.suppress(UnreadableInstanceError):
+            assert len(frames(path)) < 2  # where not even the SOP class is left
 
 
 def test_frames_of_other_images_than_ct_and_mr_are_refused(tmp_path):
