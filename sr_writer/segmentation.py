@@ -58,11 +58,13 @@ def write_segmentation(
     images = source_images(volume)
     _check_positions(images, volume)
     masks = [mask for _, mask in sorted(on_images(assessment, volume).masks.items())]
+    shown = np.flatnonzero(np.any([mask.any(axis=(1, 2)) for mask in masks], axis=0))
+    drawn_on = [images[index] for index in shown]  # highdicom takes the square of their number
     first = images[0].header
     measures = _pixel_measures(images)
     made = hd.seg.Segmentation(
-        source_images=_stand_ins(images, measures, volume.modality),
-        pixel_array=_pixel_array(masks),
+        source_images=_stand_ins(drawn_on, first, measures, volume.modality),
+        pixel_array=_pixel_array([mask[shown] for mask in masks]),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(segment, record.model, provenance) for segment in record.segments
@@ -87,11 +89,11 @@ def write_segmentation(
             hd.PlanePositionSequence(
                 hd.CoordinateSystemNames.PATIENT, image.header.ImagePositionPatient
             )
-            for image in images
+            for image in drawn_on
         ],
     )
     _state_spacing(made, measures)
-    _refer_to(made, images)
+    _refer_to(made, images, drawn_on)
     _name_dimensions(made, record.model, provenance)
     stamp(made, first, record.model, provenance)
     return made
@@ -158,23 +160,30 @@ def _pixel_measures(images: Sequence[SourceImage]) -> hd.PixelMeasuresSequence:
 
 
 def _stand_ins(
-    images: Sequence[SourceImage], measures: hd.PixelMeasuresSequence, modality: str
+    images: Sequence[SourceImage],
+    first: Dataset,
+    measures: hd.PixelMeasuresSequence,
+    modality: str,
 ) -> list[Dataset]:
     """Return a header for each image as if it were an instance of its own.
 
     highdicom takes either single-frame instances or all frames of one multi-frame instance; frames
-    of several, some frames of one and tiles of a mosaic are neither. It also wants one orientation
-    to the last digit, and a Slice Thickness even where it is not used.
+    of several, some frames of one and tiles of a mosaic are neither. It also wants orientation and
+    spacing to be one to the last digit, and a Slice Thickness even where it is not used. What is of
+    the whole series stands in the header of the `first`.
     """
     headers = []
     for number, image in enumerate(images):
         own = Dataset()  # new elements: a copied header shares its own with the original
         own.SOPClassUID = SINGLE_FRAME[modality]
         own.SOPInstanceUID = _stand_in_uid(number)
-        own.ImageOrientationPatient = images[0].header.ImageOrientationPatient
+        own.ImageOrientationPatient = first.ImageOrientationPatient
+        own.PixelSpacing = measures[0].PixelSpacing
         own.SliceThickness = measures[0].SliceThickness
-        headers.append(constructor_header(image.header))
-        headers[-1].update(own)
+        header = constructor_header(first)
+        header.update(constructor_header(image.header))
+        header.update(own)
+        headers.append(header)
     return headers
 
 
@@ -182,9 +191,11 @@ def _stand_in_uid(number: int) -> UID:
     return derive_uid("stand-in", str(number))
 
 
-def _refer_to(made: Dataset, images: Sequence[SourceImage]) -> None:
-    """Name the images themselves where highdicom has named their stand-ins."""
-    by_stand_in = {_stand_in_uid(number): image for number, image in enumerate(images)}
+def _refer_to(
+    made: Dataset, images: Sequence[SourceImage], drawn_on: Sequence[SourceImage]
+) -> None:
+    """Name the images themselves where highdicom has named the stand-ins of those drawn on."""
+    by_stand_in = {_stand_in_uid(number): image for number, image in enumerate(drawn_on)}
     for frame in made.PerFrameFunctionalGroupsSequence:
         derivation = frame.DerivationImageSequence[0]
         derivation.SourceImageSequence = [

@@ -6,6 +6,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
 from inference.assessment import Assessment
+from sr_writer.conformance import check_objects
 from sr_writer.segmentation import write_segmentation
 from tests.sr_writer.series import (
     AXIAL,
@@ -112,6 +113,35 @@ def test_thickness_is_the_distance_of_slices_where_the_source_does_not_say():
     segmentation = write_segmentation(present(volume), volume, PROVENANCE)
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     assert shared.PixelMeasuresSequence[0].SliceThickness == pytest.approx(8.0)
+
+
+def test_directions_and_spacings_may_differ_in_their_last_digits():
+    volume = make_volume(OBLIQUE)
+    for index, source in enumerate(volume.sources):
+        noise = 4e-4 * (-1) ** index
+        source.ImageOrientationPatient = [each + noise for each in source.ImageOrientationPatient]
+        source.PixelSpacing = [each * (1 + noise) for each in source.PixelSpacing]
+    made = as_received(write_segmentation(present(volume), volume, PROVENANCE))
+    shared = made.SharedFunctionalGroupsSequence[0]
+    first = volume.sources[0]
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    spacing = shared.PixelMeasuresSequence[0].PixelSpacing
+    for found, expected in (
+        (orientation, first.ImageOrientationPatient),
+        (spacing, first.PixelSpacing),
+    ):
+        assert list(map(float, found)) == pytest.approx(list(map(float, expected)), abs=1e-9)
+    assert check_objects([made], volume.sources, volume) == []
+
+
+def test_it_says_that_its_source_was_compressed_with_loss():
+    volume = make_volume()
+    for source in volume.sources:
+        source.LossyImageCompression, source.LossyImageCompressionRatio = "01", 9.5
+        source.LossyImageCompressionMethod = "ISO_15444_1"
+    made = write_segmentation(present(volume), volume, PROVENANCE)
+    assert made.LossyImageCompression == "01"
+    assert made.LossyImageCompressionRatio == 9.5
 
 
 def test_no_segment_is_refused():
