@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.sequence import Sequence
 
 from inference.assessment import Text
 from node.codecs import Layout, Stored
@@ -185,7 +186,7 @@ def _lookup_table(header: Dataset, layout: Layout) -> LookupTable | None:
     sequence = value_of(header, "ModalityLUTSequence")
     if not sequence:
         return None
-    item = sequence[0]
+    item = sequence[0] if isinstance(sequence, Sequence) else Dataset()
     descriptor = numbers_of(item, "LUTDescriptor", 3)
     if descriptor is None:
         raise UnknownUnitsError(Text(en="a broken Modality LUT", zh="Modality LUT 已损坏"))
