@@ -95,7 +95,10 @@ def check_objects(
     except ValueError as error:
         return [f"source: {error}"]
     problems = list(_check_sources(headers))
-    problems += dict.fromkeys(_check_images(images, headers, sources))
+    try:
+        problems += dict.fromkeys(_check_images(images, headers, sources))
+    except MALFORMED as error:
+        problems.append(f"source: cannot be checked ({error!r}); have it resent")
     uids = [made.get("SOPInstanceUID") for made in objects]
     known = {header.SOPInstanceUID for header in headers}
     if len(set(uids)) < len(uids) or known & set(uids):

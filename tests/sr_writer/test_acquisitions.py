@@ -409,6 +409,14 @@ def test_a_volume_with_a_frame_that_its_instance_lacks_is_stopped():
     assert any("has no frame 24" in problem for problem in check_objects(made, instances, volume))
 
 
+def test_an_instance_that_counts_its_frames_twice_is_stopped():
+    volume = acquired("enhanced")
+    instances = instances_of(volume)
+    instances[0].NumberOfFrames = [24, 24]
+    problems = check_objects(results(present, "enhanced"), instances, volume)
+    assert any("source: cannot be checked" in problem for problem in problems)
+
+
 def test_a_volume_of_another_series_is_stopped():
     volume, other = acquired("enhanced"), acquired("uneven")
     problems = check_objects(results(present, "enhanced"), instances_of(volume), other)
