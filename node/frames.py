@@ -18,8 +18,9 @@ from pydicom.uid import (
 from node.functional_groups import PER_FRAME, enhanced_headers
 from node.image_header import unreadable_frames
 from node.instances import Instance, UnreadableInstanceError, integer_of, text_of
-from node.mosaic import is_mosaic, mosaic_tiles
+from node.mosaic import MosaicTile, is_mosaic, mosaic_tiles
 from node.spatial_frames import spatial_headers
+from node.uih_grid import grid_tiles, is_grid
 
 ENHANCED = frozenset(
     (
@@ -61,8 +62,8 @@ def frames_of(instance: Instance) -> tuple[Frame, ...]:
     """Return the images of an instance in the order in which it holds them.
 
     Enhanced images by their functional groups (PS3.3 C.7.6.16), other multi-frame ones by the
-    distance of their frames, Siemens mosaics by their CSA header. Raises UnreadableInstanceError
-    where they cannot be told apart.
+    distance of their frames, Siemens mosaics and United Imaging grids by their private headers.
+    Raises UnreadableInstanceError where they cannot be told apart.
     """
     try:
         return _frames(instance)
@@ -86,12 +87,15 @@ def _frames(instance: Instance) -> tuple[Frame, ...]:
         )
     if frames > 1:
         return _numbered(instance, spatial_headers(instance))
+    if sop_class == MRImageStorage and is_grid(header):
+        return _tiles(instance, grid_tiles(instance))
     if sop_class == MRImageStorage and is_mosaic(header):
-        return tuple(
-            Frame(instance, tile.header, tile=Tile(tile.top, tile.left))
-            for tile in mosaic_tiles(instance)
-        )
+        return _tiles(instance, mosaic_tiles(instance))
     return (Frame(instance, header),)
+
+
+def _tiles(instance: Instance, tiles: list[MosaicTile]) -> tuple[Frame, ...]:
+    return tuple(Frame(instance, made, tile=Tile(top, left)) for top, left, made in tiles)
 
 
 def _numbered(instance: Instance, headers: list[Dataset]) -> tuple[Frame, ...]:

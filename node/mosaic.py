@@ -79,11 +79,7 @@ def is_mosaic(header: Dataset) -> bool:
     """Tell whether an image that is not multi-frame holds several slices as tiles."""
     image_type = value_of(header, "ImageType")
     values = [image_type] if isinstance(image_type, str) else image_type or ()
-    return (
-        "MOSAIC" in values
-        or _private_integer(header, 0x0019, "SIEMENS MR HEADER", 0x0A) > 1
-        or _is_grid(header)
-    )
+    return "MOSAIC" in values or _private_integer(header, 0x0019, "SIEMENS MR HEADER", 0x0A) > 1
 
 
 def mosaic_tiles(instance: Instance) -> list[MosaicTile]:
@@ -93,12 +89,10 @@ def mosaic_tiles(instance: Instance) -> list[MosaicTile]:
     the slices is unknown, or contradicts the protocol in the CSA header.
     """
     header = instance.header
-    if _is_grid(header):
-        raise _unreadable("a United Imaging grid is not read", "暂不支持联影 GRID 图像")
     try:
         image, series = csa_tags(header, IMAGE_HEADER), csa_tags(header, SERIES_HEADER)
     except ValueError as error:
-        raise _unreadable(
+        raise unreadable_mosaic(
             "its Siemens CSA header is damaged", "其西门子 CSA 头信息已损坏"
         ) from error
     layout = _layout(header, image)
@@ -124,7 +118,7 @@ def _layout(header: Dataset, image: CsaTags) -> _Layout:
     """Tiles fill a square, of as many rows as columns of tiles, from the top left on."""
     numbers = _numbers(image, "NumberOfImagesInMosaic", 1)
     if numbers is None:
-        raise _unreadable(
+        raise unreadable_mosaic(
             "it has no Siemens CSA header that says how many slices it holds",
             "缺少注明层数的西门子 CSA 头信息",
         )
@@ -134,10 +128,10 @@ def _layout(header: Dataset, image: CsaTags) -> _Layout:
         integer_of(header, "Columns"),
     )
     if not 0 < tiles <= MAX_TILES:
-        raise _unreadable(f"it declares {tiles} slices", f"其声明的层数为 {tiles}")
+        raise unreadable_mosaic(f"it declares {tiles} slices", f"其声明的层数为 {tiles}")
     beside = math.isqrt(tiles - 1) + 1
     if rows % beside or columns % beside or not rows or not columns:
-        raise _unreadable(
+        raise unreadable_mosaic(
             f"{tiles} slices do not tile its matrix of {columns} x {rows}",
             f"{tiles} 层无法拼成 {columns} x {rows} 的矩阵",
         )
@@ -150,15 +144,15 @@ def _geometry(header: Dataset, image: CsaTags, layout: _Layout) -> _Geometry:
     spacing = numbers_of(header, "PixelSpacing", 2)
     distance = numbers_of(header, "SpacingBetweenSlices", 1)
     if position is None or orientation is None or spacing is None:
-        raise _unreadable(
+        raise unreadable_mosaic(
             "it has no Image Position, Image Orientation or Pixel Spacing",
             "缺少图像位置、图像方位或像素间距",
         )
     if distance is None or distance[0] <= 0:
-        raise _unreadable("it has no Spacing Between Slices", "缺少层间距")
+        raise unreadable_mosaic("it has no Spacing Between Slices", "缺少层间距")
     direction = _numbers(image, "SliceNormalVector", 3)
     if direction is None:
-        raise _unreadable(
+        raise unreadable_mosaic(
             "its Siemens CSA header does not say in which direction the slices follow each other",
             "其西门子 CSA 头信息未注明层面的排列方向",
         )
@@ -166,7 +160,7 @@ def _geometry(header: Dataset, image: CsaTags, layout: _Layout) -> _Geometry:
     normal = np.cross(row, column)
     cosine = _cosine(normal, np.array(direction))
     if abs(cosine) < ALIGNED:
-        raise _unreadable(
+        raise unreadable_mosaic(
             "Image Orientation contradicts the slice normal in its Siemens CSA header",
             "图像方位与西门子 CSA 头信息中的层面法向相互矛盾",
         )
@@ -260,11 +254,6 @@ def _numbers(tags: CsaTags, name: str, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
-def _is_grid(header: Dataset) -> bool:
-    """Tell whether the image is United Imaging's kind of mosaic."""
-    return _private_integer(header, 0x0065, "Image Private Header", 0x50) > 1
-
-
 def _private_integer(header: Dataset, group: int, creator: str, element: int) -> int:
     try:
         return int(header.private_block(group, creator)[element].value)
@@ -273,13 +262,14 @@ def _private_integer(header: Dataset, group: int, creator: str, element: int) ->
 
 
 def _contradiction() -> UnreadableInstanceError:
-    return _unreadable(
+    return unreadable_mosaic(
         "the places of its slices contradict the scan protocol in its Siemens CSA header",
         "其层面位置与西门子 CSA 头信息中的扫描协议相互矛盾",
     )
 
 
-def _unreadable(en: str, zh: str) -> UnreadableInstanceError:
+def unreadable_mosaic(en: str, zh: str) -> UnreadableInstanceError:
+    """Return the error that says why an image cannot be split into its slices."""
     return UnreadableInstanceError(
         Text(
             en=f"A mosaic image cannot be split into its slices: {en}. Send the series as enhanced "

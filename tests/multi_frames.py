@@ -136,6 +136,42 @@ def write_legacy_converted(path: Path, slices: Sequence[Path]) -> Path:
     return path
 
 
+def write_grid(
+    path: Path, stored: npt.NDArray[np.int16], affine: Floats, *, change: Change | None = None
+) -> Path:
+    """Write slices `stored` int16 [slice, row, column] as one United Imaging grid.
+
+    Tile k lies at slice k of `affine`, from (slice, row, column) to LPS mm.
+    """
+    header = slice_header("MR", generate_uid(), generate_uid(), generate_uid(), 1)
+    header.Manufacturer = "UIH"
+    header.ImageType = ["ORIGINAL", "PRIMARY", "M", "VFRAME"]
+    count, rows, columns = stored.shape
+    beside = int(np.ceil(np.sqrt(count)))
+    below = int(np.ceil(count / beside))
+    grid = np.zeros((below * rows, beside * columns), np.int16)
+    for k, tile in enumerate(stored):
+        top, left = k // beside * rows, k % beside * columns
+        grid[top : top + rows, left : left + columns] = tile
+    set_pixels(header, grid)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    positions = [decimals(affine[:3, 3] + k * affine[:3, 0]) for k in range(count)]
+    header.ImagePositionPatient = positions[0]
+    header.ImageOrientationPatient = decimals(
+        np.concatenate([affine[:3, 2] / spacing[2], affine[:3, 1] / spacing[1]])
+    )
+    header.PixelSpacing = decimals(spacing[1:])
+    header.SpacingBetweenSlices = header.SliceThickness = decimals(spacing[:1])[0]
+    block = header.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x09, "FD", 1000.0)
+    block.add_new(0x50, "DS", str(count))
+    block.add_new(0x51, "SQ", [one(ImagePositionPatient=where)[0] for where in positions])
+    if change is not None:
+        change(header)
+    write_part10(path, header, ExplicitVRLittleEndian)
+    return path
+
+
 def write_mosaic(
     path: Path,
     stored: npt.NDArray[np.int16],

@@ -35,6 +35,7 @@ from tests.multi_frames import (
     one,
     set_pixels,
     write_enhanced,
+    write_grid,
     write_legacy_converted,
     write_mosaic,
 )
@@ -172,6 +173,22 @@ def test_a_frames_attributes_have_the_names_of_a_single_frame_image(tmp_path):
         assert header.TriggerTime == 50 * k
         assert (header.RescaleSlope, header.RescaleIntercept) == (2.5, -k)
         assert (header.WindowCenter, header.WindowWidth) == (40, 400)
+
+
+def test_dimension_indices_other_than_the_position_tell_frames_apart(tmp_path):
+    def groups(item: Dataset, k: int) -> None:
+        item.FrameContentSequence = one(DimensionIndexValues=[1, k % 2 + 1, k // 2 + 1])
+
+    def change(header: Dataset) -> None:
+        private = one(DimensionIndexPointer=0x20051035)[0]
+        header.DimensionIndexSequence.append(private)
+
+    path = write_enhanced(
+        tmp_path / "e", numbered(4), grid_affine(), frame_change=groups, change=change
+    )
+
+    found = [list(frame.header.DimensionIndexValues) for frame in frames(path)]
+    assert found == [[1, 1], [1, 1], [1, 2], [1, 2]]
 
 
 def test_a_ct_frame_has_its_own_kernel(tmp_path):
@@ -704,13 +721,15 @@ def test_a_scanners_enhanced_image_is_placed_as_nibabel_does(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
-@pytest.mark.parametrize("kind", ["mosaic", "enhanced", "legacy converted"])
+@pytest.mark.parametrize("kind", ["mosaic", "grid", "enhanced", "legacy converted"])
 def test_dcm2niix_places_the_slices_alike(tmp_path, kind):
     stored = np.random.default_rng(0).integers(0, 900, (7, 8, 10)).astype(np.int16)
     folder = tmp_path / "in"
     folder.mkdir()
     if kind == "mosaic":
         path = write_mosaic(folder / "m.dcm", stored, OBLIQUE)
+    elif kind == "grid":
+        path = write_grid(folder / "g.dcm", stored, OBLIQUE)
     elif kind == "enhanced":
         path = write_enhanced(folder / "e.dcm", stored, OBLIQUE)
     else:
@@ -880,13 +899,32 @@ def test_a_mosaic_whose_slices_cannot_be_placed_is_refused(tmp_path, tags, chang
     assert reason in refusal(path)
 
 
-def test_a_united_imaging_grid_is_refused(tmp_path):
-    def change(header: Dataset, _: int) -> None:
-        header.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "9")
+@pytest.mark.parametrize("count", [1, 3, 7, 20])
+def test_the_tiles_of_a_united_imaging_grid_are_its_slices(tmp_path, count):
+    stored = numbered(count)
 
-    (path,) = write_slices(tmp_path, numbered(1), OBLIQUE, modality="MR", change=change)
+    found = frames(write_grid(tmp_path / "g", stored, OBLIQUE))
 
-    assert "United Imaging" in refusal(path)
+    np.testing.assert_allclose(positions(found), slice_positions(OBLIQUE, count), atol=1e-4)
+    for frame, pixels in zip(found, stored, strict=True):
+        np.testing.assert_array_equal(tile_pixels(frame), pixels)
+        assert frame.header.DiffusionBValue == 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda h: h.__delitem__((0x0065, 0x1050)), "does not describe"),
+        (lambda h: h.__delitem__((0x0065, 0x1051)), "does not describe"),
+        (lambda h: h.__delitem__((0x0065, 0x0010)), "does not describe"),
+        (lambda h: h[0x0065, 0x1051].value.pop(), "does not describe"),
+        (lambda h: h[0x0065, 0x1051].value[3].clear(), "no Image Position"),
+        (lambda h: setattr(h, "Columns", 17), "do not tile"),
+    ],
+    ids=["no number", "no slices", "no creator", "a slice less", "no position", "matrix"],
+)
+def test_a_united_imaging_grid_whose_slices_cannot_be_placed_is_refused(tmp_path, change, reason):
+    assert reason in refusal(write_grid(tmp_path / "g", numbered(7), OBLIQUE, change=change))
 
 
 # CSA headers
