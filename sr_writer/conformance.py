@@ -115,6 +115,7 @@ def check_objects(
             found = [*_check_object(made, headers[0], sources)]
             found += BY_CLASS[made.SOPClassUID](made, headers, images, siblings)
             found += _check_speaker(made, model)
+            found += _check_completeness(made, volume)
         except MALFORMED as error:
             found = [f"cannot be checked ({error!r}); write it again"]
         problems += [f"{kind}: {problem}" for problem in dict.fromkeys(found)]
@@ -265,6 +266,12 @@ def _check_speaker(made: Dataset, model: ModelIdentity | None) -> Iterator[str]:
         said = {item.get("TextValue") for item in walk(made)}
         if not {DEMONSTRATION.en, DEMONSTRATION.zh} <= said:
             yield "TextValue nowhere says that the model is a demonstration; write it"
+
+
+def _check_completeness(made: Dataset, volume: Volume | None) -> Iterator[str]:
+    missing = 0 if volume is None else volume.verdict.missing_slices
+    if missing and made.get("CompletionFlag") == "COMPLETE":
+        yield f"CompletionFlag is COMPLETE, but {missing} slices are missing; write PARTIAL"
 
 
 def _is_processing(item: Dataset) -> bool:

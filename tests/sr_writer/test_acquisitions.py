@@ -8,6 +8,7 @@ from io import BytesIO
 import highdicom as hd
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
@@ -164,6 +165,22 @@ def test_the_distance_of_images_is_stated_where_it_is_one(name):
     assert ("SpacingBetweenSlices" in measures) != uneven
     assert uneven or float(measures.SpacingBetweenSlices) == pytest.approx(6.0, abs=1e-3)
     assert not (uneven and "DimensionOrganizationType" in segmentation)
+
+
+@every_acquisition
+def test_simpleitk_decodes_the_same_frames(name, tmp_path):
+    volume = acquired(name)
+    _, segmentation = results(present, name)
+    path = tmp_path / "SEG.dcm"
+    segmentation.save_as(path)
+    read = sitk.GetArrayFromImage(sitk.ReadImage(path)) > 0
+    positions = [list(map(float, source.ImagePositionPatient)) for source in volume.sources]
+    expected = on_images(present(volume), volume).masks[1]
+    frames = segmentation.PerFrameFunctionalGroupsSequence
+    assert len(read) == len(frames)
+    for frame, plane in zip(frames, read, strict=True):
+        position = list(map(float, frame.PlanePositionSequence[0].ImagePositionPatient))
+        assert np.array_equal(plane, expected[positions.index(position)])
 
 
 @pytest.mark.parametrize("name", ["tilted", "uneven", "gapped"])
@@ -452,6 +469,14 @@ def test_missing_slices_make_the_report_partial_and_say_so(name):
     assert report.CompletionFlag == "PARTIAL"
     assert "not seen" in report.CompletionFlagDescription
     assert {missing.en, missing.zh, tilted.en, tilted.zh} <= set(texts(report))
+
+
+def test_a_complete_report_on_missing_slices_is_stopped():
+    volume = acquired("gapped")
+    report, segmentation = results(present, "gapped")
+    report.CompletionFlag = "COMPLETE"
+    problems = check_objects([report, segmentation], instances_of(volume), volume)
+    assert problems == ["SR: CompletionFlag is COMPLETE, but 2 slices are missing; write PARTIAL"]
 
 
 def test_complete_slices_do_not():
