@@ -44,6 +44,10 @@ MAX_GROWTH = 16
 """A grid has at most so many times the voxels of its images; a steep tilt doubles them."""
 
 
+MAX_SLICES_FACTOR = 8
+"""An uneven stack's grid has at most this many times as many slices as there are images."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Parallel images in the order of their positions along the normal, and the grid for them.
@@ -125,7 +129,8 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
     gaps: tuple[Gap, ...] = ()
     if not is_even:
         gaps = find_gaps(run.along, [plane.thickness for plane in run.planes])
-        spacing, start, slots = even_slots(run.along)
+        most = max(count, min(MAX_SLICES_FACTOR * count, MAX_VOXELS // _pixels(run)))
+        spacing, start, slots = even_slots(run.along, most)
     offsets = np.zeros((count, 2))
     if not is_straight:
         offsets = np.flip(run.beside, axis=1) / run.pixel
@@ -163,6 +168,10 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
     extent = (run.planes[0].rows, run.planes[0].columns)
     affine = _affine(run, spacing, start, offsets)
     return Stack(order, verdict, affine, shape, extent, slots, offsets)
+
+
+def _pixels(run: _Run) -> int:
+    return max(1, run.planes[0].rows * run.planes[0].columns)
 
 
 def _geometry(*, is_even: bool, is_straight: bool, gapped: bool) -> Geometry:

@@ -13,18 +13,20 @@ MISSING_SLICE_FACTOR = 1.5
 ISOLATION_FACTOR = 1.5
 """A step that is longer than its neighbours by this factor stands alone."""
 
-SLOT_TOLERANCE = 0.05
-"""How far a slice may lie from a plane of the even grid, in steps of the grid."""
+SLOT_TOLERANCE = 0.02
+"""How far a slice may lie from its plane of the even grid, in median steps between slices."""
+
+MAX_SLOT_SHIFT = 0.25
+"""How far it may lie from that plane at most, in steps of the grid."""
 
 ROUNDING = 1e-6
 """What differs by less, in steps of the grid, is the same number, computed twice."""
 
-MAX_DIVISIONS = 8
-"""The grid's step is at the smallest this part of the smallest step between slices."""
+MAX_DIVISIONS = 16
+"""The grid's step is a step between slices, or it divided by at most this number."""
 
-MAX_SLICES_ADDED = 4
-"""The grid has at most this many times as many slices as there are images."""
-
+SAME_STEP = 0.01
+"""Steps that differ by less than this fraction are one step, written with different rounding."""
 
 @dataclass(frozen=True)
 class Gap:
@@ -72,28 +74,36 @@ def _expected(steps: Floats, thickness: Sequence[float | None]) -> Floats:
     return by_thickness
 
 
-def even_slots(along: Floats) -> tuple[float, float, Floats]:
+def even_slots(along: Floats, most: int) -> tuple[float, float, Floats]:
     """Find the coarsest even grid with a plane at each of the ascending places `along` (mm).
 
     Returns its step, its first place and the slice index of each place: whole numbers, unless the
-    places have no common measure; then the grid is fine, and images lie between its planes.
+    places have no common measure on a grid of at most `most` slices; then it has so many, and
+    images lie between its planes.
     """
-    smallest = float(np.diff(along).min())
     extent = float(along[-1] - along[0])
-    limit = MAX_SLICES_ADDED * len(along)
-    divisions = range(1, MAX_DIVISIONS + 1)
-    steps = [smallest / division for division in divisions if extent * division / smallest < limit]
-    for guess in steps:
+    tolerance = SLOT_TOLERANCE * float(np.median(np.diff(along)))
+    for guess in _candidates(np.diff(along), extent / max(most - 1, 1)):
         step, start = _fitted(along, guess)
         places = (along - start) / step
         whole = np.rint(places)
-        if np.abs(places - whole).max() <= SLOT_TOLERANCE and (np.diff(whole) > 0).all():
+        shift = np.abs(places - whole).max()
+        if shift <= min(MAX_SLOT_SHIFT, tolerance / step) and (np.diff(whole) > 0).all():
             return step, start + step * whole[0], whole - whole[0]
-    step = steps[-1] if steps else extent / limit
-    step = extent / np.ceil(extent / step - 1e-6)
+    step = extent / max(most - 1, 1)
     places = (along - along[0]) / step
     whole = np.rint(places)
-    return float(step), float(along[0]), np.where(np.abs(places - whole) < ROUNDING, whole, places)
+    return step, float(along[0]), np.where(np.abs(places - whole) < ROUNDING, whole, places)
+
+
+def _candidates(steps: Floats, smallest: float) -> list[float]:
+    """Distinct steps and their parts, the largest first, none below `smallest`."""
+    distinct: list[float] = []
+    for step in np.sort(steps):
+        if not distinct or step > distinct[-1] * (1 + SAME_STEP):
+            distinct.append(float(step))
+    parts = {step / n for step in distinct for n in range(1, MAX_DIVISIONS + 1)}
+    return sorted((part for part in parts if part >= smallest * (1 - SAME_STEP)), reverse=True)
 
 
 def _fitted(along: Floats, guess: float) -> tuple[float, float]:
