@@ -74,6 +74,16 @@ def elements_of(values: Mapping[str, Any]) -> Elements:
     return {BaseTag(element.tag): element for element in elements}
 
 
+def private_value(header: Dataset, group: int, creator: str, element: int) -> Any:
+    """Return a private attribute's value, None where it is absent or cannot be parsed."""
+    if all(tag >> 16 != group for tag in header.keys()):  # noqa: SIM118 - not parsed elements
+        return None  # as in most headers, and far sooner than pydicom says so
+    try:
+        return header.private_block(group, creator)[element].value
+    except Exception:  # noqa: BLE001 - values are parsed on access, and hostile ones raise anything
+        return None
+
+
 def tag_of(keyword: str) -> BaseTag:
     """Return an attribute's tag; KeyError where the data dictionary has no such keyword."""
     number = tag_for_keyword(keyword)

@@ -13,14 +13,19 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from inference.assessment import Text
-from node.image_header import Elements, elements_of, image_header, parsed_elements
+from node.image_header import (
+    Elements,
+    elements_of,
+    image_header,
+    parsed_elements,
+    private_value,
+)
 from node.instances import (
     Instance,
     UnreadableInstanceError,
     integer_of,
     numbers_of,
     text_of,
-    value_of,
 )
 from node.siemens_csa import (
     IMAGE_HEADER,
@@ -77,9 +82,10 @@ class _Geometry:
 
 def is_mosaic(header: Dataset) -> bool:
     """Tell whether an image that is not multi-frame holds several slices as tiles."""
-    image_type = value_of(header, "ImageType")
-    values = [image_type] if isinstance(image_type, str) else image_type or ()
-    return "MOSAIC" in values or _private_integer(header, 0x0019, "SIEMENS MR HEADER", 0x0A) > 1
+    if "MOSAIC" in text_of(header, "ImageType"):
+        return True
+    number = private_value(header, 0x0019, "SIEMENS MR HEADER", 0x0A)
+    return isinstance(number, int) and number > 1
 
 
 def mosaic_tiles(instance: Instance) -> list[MosaicTile]:
@@ -252,13 +258,6 @@ def _numbers(tags: CsaTags, name: str, count: int) -> tuple[float, ...] | None:
     except ValueError:
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _private_integer(header: Dataset, group: int, creator: str, element: int) -> int:
-    try:
-        return int(header.private_block(group, creator)[element].value)
-    except Exception:  # noqa: BLE001 - absent, or hostile: then it says nothing
-        return 0
 
 
 def _contradiction() -> UnreadableInstanceError:

@@ -10,7 +10,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.tag import BaseTag
 
-from node.image_header import elements_of, image_header, parsed_elements
+from node.image_header import elements_of, image_header, parsed_elements, private_value
 from node.instances import Instance, integer_of, numbers_of, text_of, value_of
 from node.mosaic import MAX_TILES, MosaicTile, unreadable_mosaic
 from node.sequence_items import items_of
@@ -22,7 +22,9 @@ B_VALUE, GRADIENT, SLICES, SLICE_SEQUENCE = 0x09, 0x37, 0x50, 0x51
 
 def is_grid(header: Dataset) -> bool:
     """Tell whether an image that is not multi-frame is a grid of slices."""
-    return "VFRAME" in text_of(header, "ImageType") or _private(header, SLICES) not in (None, 1)
+    return "VFRAME" in text_of(header, "ImageType") or private_value(
+        header, GROUP, CREATOR, SLICES
+    ) not in (None, 1)
 
 
 def grid_tiles(instance: Instance) -> list[MosaicTile]:
@@ -34,7 +36,7 @@ def grid_tiles(instance: Instance) -> list[MosaicTile]:
     slices = _slices(header)
     rows, columns = integer_of(header, "Rows"), integer_of(header, "Columns")
     count = len(slices)
-    if _private(header, SLICES) != count or not 0 < count <= MAX_TILES:
+    if private_value(header, GROUP, CREATOR, SLICES) != count or not 0 < count <= MAX_TILES:
         raise unreadable_mosaic(
             "its United Imaging header does not describe all of its slices",
             "其联影私有头信息未描述全部层面",
@@ -82,15 +84,8 @@ def _diffusion(header: Dataset) -> dict[str, Any]:
     return {
         keyword: value
         for keyword, value in (
-            ("DiffusionBValue", _private(header, B_VALUE)),
-            ("DiffusionGradientOrientation", _private(header, GRADIENT)),
+            ("DiffusionBValue", private_value(header, GROUP, CREATOR, B_VALUE)),
+            ("DiffusionGradientOrientation", private_value(header, GROUP, CREATOR, GRADIENT)),
         )
         if value is not None and value_of(header, keyword) is None
     }
-
-
-def _private(header: Dataset, element: int) -> Any:
-    try:
-        return header.private_block(GROUP, CREATOR)[element].value
-    except Exception:  # noqa: BLE001 - absent, or hostile: then it says nothing
-        return None

@@ -775,6 +775,14 @@ def test_time_points_of_a_mosaic_series_keep_what_tells_them_apart(tmp_path):
         assert frame.header.DiffusionBValue == 1000
 
 
+def test_a_mosaic_that_is_no_longer_called_so_is_split(tmp_path):
+    def change(header: Dataset) -> None:
+        header.ImageType = ["DERIVED", "SECONDARY"]
+        header.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 4)
+
+    assert len(frames(write_mosaic(tmp_path / "m", numbered(4), OBLIQUE, change=change))) == 4
+
+
 def test_a_mosaic_without_a_protocol_is_split_by_its_image_header(tmp_path):
     path = write_mosaic(tmp_path / "m", numbered(7), OBLIQUE, protocol="")
 
