@@ -41,6 +41,9 @@ MAX_INFLATED_BYTES = 256 * 2**20
 HEADER_BYTES = 2**14
 """Read of a file at first; most headers are shorter."""
 
+MAX_INTEGER = 2**32
+"""No whole number of a header is larger (PS3.5 Section 6.2); text can say anything."""
+
 META_START = 132
 """The file meta information follows the preamble and "DICM" (PS3.10 Section 7.1)."""
 
@@ -289,7 +292,9 @@ def numbers_of(header: pydicom.Dataset, keyword: str, count: int) -> tuple[float
 def integer_of(header: pydicom.Dataset, keyword: str, default: int = 0) -> int:
     """Return a single whole number, or `default` where the attribute has not got one."""
     numbers = numbers_of(header, keyword, 1)
-    return default if numbers is None else int(numbers[0])
+    if numbers is None or abs(numbers[0]) > MAX_INTEGER:
+        return default
+    return int(numbers[0])
 
 
 def _stored(header: pydicom.Dataset, keyword: str) -> DataElement | RawDataElement | None:

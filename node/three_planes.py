@@ -63,6 +63,7 @@ def three_planes(
     """
     canonical = nibabel.as_closest_canonical(image)
     affine: Floats = canonical.affine
+    voxels = np.asanyarray(canonical.dataobj)
     extents = np.array(canonical.shape)
     centre = (extents - 1) / 2 if point is None else _indices(affine, point)
     index = np.rint(centre).astype(int)
@@ -73,7 +74,7 @@ def three_planes(
     side = PANEL + 2 * MARGIN
     sheet = Image.new("RGB", (len(VIEWS) * side, side))
     for number, view in enumerate(VIEWS):
-        plane = np.take(canonical.dataobj, index[view.fixed], axis=view.fixed)
+        plane = np.moveaxis(voxels, view.fixed, 0)[index[view.fixed]]
         shown = _shades(plane[::-1, ::-1].T, window)
         size = [
             max(1, round(float(extents[axis] * spacing[axis]) * scale))
