@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
-from inference.assessment import Assessment, Evidence, Text
+from inference.assessment import Assessment, Evidence, Text, not_assessed
 from sr_writer.conformance import check_objects
 from sr_writer.content_items import is_named, number_of, walk
 from sr_writer.key_images import FOOTER_HEIGHT, _is_interpolated, _position, draw_key_slices
@@ -259,6 +259,18 @@ def test_the_gate_lets_them_pass(name, assess):
     volume = acquired(name)
     made = results(assess, name)
     assert check_objects(made, instances_of(volume), volume, model=MODEL) == []
+
+
+@pytest.mark.parametrize("name", ["enhanced", "mosaic", "tilted"])
+def test_a_report_of_no_assessment_of_them_passes(name):
+    volume = acquired(name)
+    instances = instances_of(volume)
+    reason = Text(en="It is no head.", zh="不是头部。")
+    assessment = not_assessed(MODEL, (reason,), PROVENANCE.written_at)
+    report = as_received(write_report(assessment, instances, None, None, PROVENANCE))
+    assert check_objects([report], instances, volume, model=MODEL) == []
+    assert check_objects([report], instances, model=MODEL) == []
+    assert report.CompletionFlagDescription == "No assessment was made"
 
 
 def test_overlapping_segments_name_their_frames():
