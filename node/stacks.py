@@ -24,6 +24,9 @@ from node.routing import matches_stack
 SAME_POSITION_MM = 0.02
 """Images closer than this along the normal lie at one position; no scanner steps so finely."""
 
+MAX_DIMENSIONS = 8
+"""So many dimensions of a multi-frame instance are looked at (PS3.3 C.7.6.17)."""
+
 SEPARATORS = {
     "EchoTime": Text(en="echo time", zh="回波时间"),
     "DiffusionBValue": Text(en="diffusion b-value", zh="扩散 b 值"),
@@ -42,6 +45,10 @@ SEPARATORS = {
     "AcquisitionNumber": Text(en="acquisition number", zh="采集编号"),
     "SequenceName": Text(en="sequence name", zh="序列名称"),
     "SliceThickness": Text(en="slice thickness", zh="层厚"),
+    **{
+        f"DimensionIndexValues {number}": Text(en=f"dimension {number}", zh=f"维度 {number}")
+        for number in range(1, MAX_DIMENSIONS + 1)
+    },
     "AcquisitionTime": Text(en="acquisition time", zh="采集时间"),
     "ContentTime": Text(en="content time", zh="内容时间"),
 }
@@ -186,7 +193,12 @@ def _placed(frames: Sequence[Frame], planes: Sequence[Plane]) -> list[_Image]:
 
 
 def _values(header: Dataset) -> dict[str, Hashable]:
-    return {keyword: _value(header, keyword) for keyword in SEPARATORS}
+    values = {keyword: _value(header, keyword) for keyword in SEPARATORS}
+    dimensions = value_of(header, "DimensionIndexValues")
+    several = dimensions if isinstance(dimensions, Sequence) else [dimensions]
+    for number, value in enumerate(several[:MAX_DIMENSIONS], 1):
+        values[f"DimensionIndexValues {number}"] = None if value is None else float(value)
+    return values
 
 
 def _last_of_each(images: Sequence[_Image]) -> tuple[list[_Image], list[_Image]]:
@@ -293,10 +305,14 @@ def _stack(images: Sequence[_Image], label: Text = NOTHING) -> ImageStack:
     )
 
 
-def _rank(key: Key) -> list[tuple[bool, float, str]]:
-    """Numbers in their order, before text in its own."""
+def _rank(key: Key) -> list[tuple[int, float, str]]:
+    """What is not given (an unweighted image has no b-value), numbers in their order, then text."""
     return [
-        (False, float(value), "") if isinstance(value, float) else (True, 0.0, str(value))
+        (1, value, "")
+        if isinstance(value, float)
+        else (0, 0.0, "")
+        if value in (None, "")
+        else (2, 0.0, str(value))
         for value in key
     ]
 

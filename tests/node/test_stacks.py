@@ -6,7 +6,8 @@ from pydicom.uid import generate_uid
 
 from inference.volume import Geometry
 from node.assembly import assemble
-from tests.slices import grid_affine, write_slices
+from tests.multi_frames import write_enhanced
+from tests.slices import decimals, grid_affine, write_slices
 
 SLICES = 6
 
@@ -137,6 +138,38 @@ def test_of_diffusion_directions_the_unweighted_images_are_taken(tmp_path):
 
     assembled = assemble(interleaved(tmp_path, mark, stacks=3))
     assert stack_in(assembled.volume) == 2
+
+
+def test_images_without_a_b_value_are_the_unweighted_ones(tmp_path):
+    assembled = assemble(interleaved(tmp_path, set_to("DiffusionBValue", 1000.0, None)))
+    assert stack_in(assembled.volume) == 1
+
+
+def test_frames_are_told_apart_by_their_dimensions(tmp_path):
+    affine = grid_affine(spacing=(3, 1, 1))
+    frames = np.repeat(np.arange(SLICES, dtype=np.int16), 2)
+    stored = (frames + 100 * (np.arange(2 * SLICES) % 2)).astype(np.int16)
+
+    def labelled(groups, k):
+        place = affine[:3, 3] + k // 2 * affine[:3, 0]
+        groups.PlanePositionSequence[0].ImagePositionPatient = decimals(place)
+        content = groups.FrameContentSequence[0]
+        content.DimensionIndexValues = [2 - k % 2, k // 2 + 1]
+
+    def of_a_vendor(header):
+        header.DimensionIndexSequence[0].DimensionIndexPointer = 0x20051429
+
+    path = write_enhanced(
+        tmp_path / "asl.dcm",
+        stored[:, None, None] * np.ones((5, 4), np.int16),
+        affine,
+        change=of_a_vendor,
+        frame_change=labelled,
+    )
+    assembled = assemble([path])
+    assert assembled.verdict.accepted, assembled.verdict.reason
+    assert "dimension 1 1 was assessed" in assembled.volume.limitations[0].en
+    assert stack_in(assembled.volume) == 1
 
 
 def test_images_sent_twice_under_other_uids_are_dropped(tmp_path):
