@@ -95,7 +95,7 @@ def tag_of(keyword: str) -> BaseTag:
 def check_frames(instance: Instance, frames: int) -> None:
     """Refuse more frames than the file has pixel bytes for, before there is a list of them."""
     header = instance.header
-    if instance.transfer_syntax.is_encapsulated:
+    if instance.pixel_length is None:
         needed = frames * MIN_ENCAPSULATED_FRAME
     else:
         bits = integer_of(header, "SamplesPerPixel", 1) * integer_of(header, "BitsAllocated")

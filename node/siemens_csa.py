@@ -98,9 +98,12 @@ def prescribed_slices(series: CsaTags) -> Floats | None:
     return None
 
 
-def _centres(protocol: str, slices: int) -> Floats:
+def _centres(protocol: str, slices: int) -> Floats | None:
+    found = _POSITION.findall(protocol)
+    if not found and slices > 1:
+        return None  # as an anonymiser leaves it
     centres = np.zeros((slices, 3))  # the protocol leaves out what is 0
-    for index, axis, value in _POSITION.findall(protocol):
+    for index, axis, value in found:
         if int(index) < slices:
             centres[int(index), _AXES[axis]] = float(value)
     if not np.isfinite(centres).all():

@@ -391,8 +391,19 @@ def test_two_thousand_frames_are_flattened_in_seconds(tmp_path):
             "too short for them",
         ),
         (lambda header: setattr(header, "Rows", 60000), "too short for them"),
+        (lambda header: delattr(header, "PixelData"), "too short for them"),
     ],
-    ids=["absurd", "fewer", "negative", "none", "no groups", "empty groups", "cut", "matrix"],
+    ids=[
+        "absurd",
+        "fewer",
+        "negative",
+        "none",
+        "no groups",
+        "empty groups",
+        "cut",
+        "matrix",
+        "no pixels",
+    ],
 )
 def test_frames_that_do_not_add_up_are_refused(tmp_path, change, reason):
     path = write_enhanced(tmp_path / "e", numbered(3), grid_affine(), change=change)
@@ -783,8 +794,13 @@ def test_a_mosaic_that_is_no_longer_called_so_is_split(tmp_path):
     assert len(frames(write_mosaic(tmp_path / "m", numbered(4), OBLIQUE, change=change))) == 4
 
 
-def test_a_mosaic_without_a_protocol_is_split_by_its_image_header(tmp_path):
-    path = write_mosaic(tmp_path / "m", numbered(7), OBLIQUE, protocol="")
+@pytest.mark.parametrize(
+    "protocol",
+    ["", "### ASCCONV BEGIN ###\nsSliceArray.lSize = 7\n### ASCCONV END ###\n"],
+    ids=["none", "without positions"],
+)
+def test_a_mosaic_without_a_protocol_is_split_by_its_image_header(tmp_path, protocol):
+    path = write_mosaic(tmp_path / "m", numbered(7), OBLIQUE, protocol=protocol)
 
     np.testing.assert_allclose(positions(frames(path)), slice_positions(OBLIQUE, 7), atol=1e-4)
 
