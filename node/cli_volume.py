@@ -1,5 +1,6 @@
 """`overread volume`: what becomes of series on disk, and the volume itself as NIfTI or picture."""
 
+import os
 import sys
 import time
 import warnings
@@ -91,11 +92,11 @@ def volume(
         overread=version("overread"),
         series=tuple(reports),
         chosen=accepted[0].series_instance_uid if len(accepted) == 1 else None,
-        nifti=str(nifti) if nifti and made else None,
-        picture=str(picture) if picture and made else None,
+        nifti=_shown(nifti) if nifti and made else None,
+        picture=_shown(picture) if picture and made else None,
         not_dicom=len(found.not_dicom),
         dicomdir=len(found.directories),
-        unreadable=tuple(map(str, found.unreadable)),
+        unreadable=tuple(map(_shown, found.unreadable)),
     )
     if as_json:
         sys.stdout.buffer.write(report.as_json() + b"\n")
@@ -231,7 +232,13 @@ def _show(report: Report) -> None:
             console.print(f"written {escape(written)}", soft_wrap=True, highlight=False)
 
 
+def _shown(text: Path | str) -> str:
+    """Text without what UTF-8 cannot hold: names on old discs are in other character sets."""
+    return os.fsencode(text).decode(errors="replace")
+
+
 def _usage(text: str) -> NoReturn:
     """End the command with the exit code for what was asked wrongly."""
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    shown = _shown(text)
+    Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(USAGE)

@@ -1,6 +1,7 @@
 """`overread volume`, as hospital IT and AI engineers type it."""
 
 import json
+import os
 
 import nibabel
 import numpy as np
@@ -207,6 +208,19 @@ def test_what_is_asked_wrongly_is_said(series, tmp_path, monkeypatch, arguments,
     assert done.exit_code == 2
     assert said in done.stderr
     assert list(tmp_path.iterdir()) == [series]
+
+
+def test_names_in_other_character_sets_are_shown_as_far_as_they_can_be(series):
+    odd = series / os.fsdecode(b"\xfcbersicht.dcm")
+    odd.write_bytes(bytes(128) + b"DICM")
+    told = run(series, "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["unreadable"][0].endswith("bersicht.dcm")
+    assert run(odd).exit_code == 1
+    odd.write_bytes(b"no DICOM")
+    named = run(odd)
+    assert named.exit_code == 2
+    assert "bersicht.dcm" in named.stderr
 
 
 def test_a_named_file_that_is_not_dicom_is_an_error_and_so_is_an_empty_folder(series, tmp_path):
