@@ -248,16 +248,6 @@ def _refuse_mixture(slices: Sequence[_Slice], planes: Sequence[Plane]) -> Refusa
                 "请将每次采集或重建分别作为独立序列发送。",
             ),
         )
-    if any(text_of(header, "PhotometricInterpretation") == "MONOCHROME1" for header in headers):
-        return Refusal(
-            Geometry.NOT_A_VOLUME,
-            Text(
-                en="The images are stored inverted (MONOCHROME1), which scanners do not do for CT "
-                "and MR. Send the series as it came from the scanner.",
-                zh="图像以反转灰度（MONOCHROME1）存储，CT 与 MR 扫描设备不会如此存储。"
-                "请发送扫描设备的原始序列。",
-            ),
-        )
     return None
 
 

@@ -406,15 +406,21 @@ def test_a_series_without_slices_is_not_a_volume(tmp_path):
     def as_capture(header, _):
         header.SOPClassUID = SecondaryCaptureImageStorage
 
-    def inverted(header, _):
-        header.PhotometricInterpretation = "MONOCHROME1"
-
     refusal(assemble([]), Geometry.NOT_A_VOLUME)
     assembled = altered(tmp_path / "captures", as_capture)
     refusal(assembled, Geometry.NOT_A_VOLUME)
     assert assembled.verdict.set_aside
     assert len(assembled.headers) == 8
-    refusal(altered(tmp_path / "inverted", inverted), Geometry.NOT_A_VOLUME)
+
+
+@pytest.mark.parametrize(("modality", "limitations"), [("CT", 0), ("MR", 1)])
+def test_an_inverted_display_changes_no_value_and_is_named_for_mr(tmp_path, modality, limitations):
+    def inverted(header, _):
+        header.PhotometricInterpretation = "MONOCHROME1"
+
+    volume = altered(tmp_path, inverted, modality=modality).volume
+    np.testing.assert_array_equal(volume.grid.array, numbered(8))
+    assert len(volume.limitations) == limitations
 
 
 def test_ct_without_rescale_is_refused_and_mr_is_not(tmp_path):
