@@ -3,6 +3,9 @@
 Enhanced and Legacy Converted Enhanced CT and MR keep them in functional groups (PS3.3 C.7.6.16).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
@@ -22,11 +25,12 @@ from node.sequence_items import items_of
 
 SHARED = "SharedFunctionalGroupsSequence"
 PER_FRAME = "PerFrameFunctionalGroupsSequence"
+DIMENSIONS = "DimensionIndexSequence"
 
 NOT_OF_ALL_FRAMES = (
     SHARED,
     PER_FRAME,
-    "DimensionIndexSequence",
+    DIMENSIONS,
     "NumberOfFrames",
     "ImagePositionPatient",
     "SliceLocation",
@@ -82,6 +86,17 @@ OF_THE_INSTANCE = frozenset(
 )
 """What no functional group may change: it is the same for all frames."""
 
+POSITIONS = frozenset(
+    tag_of(keyword)
+    for keyword in (
+        "ImagePositionPatient",
+        "ImagePositionVolume",
+        "InStackPositionNumber",
+        "SliceLocation",
+    )
+)
+"""Dimensions that frames of one stack differ in."""
+
 _DIRECTION = tag_of("DiffusionGradientDirectionSequence")
 
 
@@ -93,8 +108,9 @@ def enhanced_headers(instance: Instance) -> list[Dataset]:
     """Return the header of each frame, in the order of the frames.
 
     A frame's own functional groups go before the shared ones, and these before the attributes of
-    the instance. Raises UnreadableInstanceError where Number of Frames is not the number of items
-    in the Per-frame Functional Groups Sequence, or more than the file can hold.
+    the instance. Dimension Index Values are 0, as no index is, for dimensions that are positions.
+    Raises UnreadableInstanceError where Number of Frames is not the number of items in the
+    Per-frame Functional Groups Sequence, or more than the file can hold.
     """
     header = instance.header
     declared = integer_of(header, "NumberOfFrames", 1)
@@ -111,11 +127,29 @@ def enhanced_headers(instance: Instance) -> list[Dataset]:
         common |= _attributes(item, known)
     check_proportion(common, declared)
     common = parsed_elements(image_header(header, common))
+    pointers = [
+        value_of(item, "DimensionIndexPointer") for item in items_of(header, tag_of(DIMENSIONS))
+    ]
     made = [image_header(header, common, _attributes(item, known)) for item in frames]
     for frame in made:
         if "RescaleSlope" not in frame:
             _take_real_world_values(frame)
+        _blank_positions(frame, pointers)
     return made
+
+
+def _blank_positions(header: Dataset, pointers: Sequence[Any]) -> None:
+    """Keep of Dimension Index Values (PS3.3 C.7.6.17) what tells frames at one position apart."""
+    values = value_of(header, "DimensionIndexValues")
+    indices = values if isinstance(values, Sequence) else [values]
+    if len(indices) != len(pointers):
+        header.pop("DimensionIndexValues", None)
+        return
+    blanked = [
+        0 if pointer is None or pointer in POSITIONS else index
+        for index, pointer in zip(indices, pointers, strict=True)
+    ]
+    header.add(element_of("DimensionIndexValues", blanked))
 
 
 def _take_real_world_values(header: Dataset) -> None:

@@ -166,7 +166,6 @@ def test_a_frames_attributes_have_the_names_of_a_single_frame_image(tmp_path):
         assert header.ImageType == ["ORIGINAL", "PRIMARY", "M", "NONE"]
         assert header.ComplexImageComponent == "MAGNITUDE"
         assert header.EchoTime == 4.5 + k
-        assert header.DimensionIndexValues == [1, k + 1]
         assert header.AcquisitionNumber == 7 + k
         assert header.TemporalPositionIdentifier == header.TemporalPositionIndex == k + 1
         assert header.DiffusionBValue == 1000 * k
@@ -174,6 +173,22 @@ def test_a_frames_attributes_have_the_names_of_a_single_frame_image(tmp_path):
         assert header.TriggerTime == 50 * k
         assert (header.RescaleSlope, header.RescaleIntercept) == (2.5, -k)
         assert (header.WindowCenter, header.WindowWidth) == (40, 400)
+
+
+def test_dimension_indices_other_than_the_position_tell_frames_apart(tmp_path):
+    def groups(item: Dataset, k: int) -> None:
+        item.FrameContentSequence = one(DimensionIndexValues=[1, k % 2 + 1, k // 2 + 1])
+
+    def change(header: Dataset) -> None:
+        private = one(DimensionIndexPointer=0x20051035)[0]
+        header.DimensionIndexSequence.append(private)
+
+    path = write_enhanced(
+        tmp_path / "e", numbered(4), grid_affine(), frame_change=groups, change=change
+    )
+
+    found = [list(frame.header.DimensionIndexValues) for frame in frames(path)]
+    assert found == [[1, 0, 1], [1, 0, 1], [1, 0, 2], [1, 0, 2]]
 
 
 def test_a_ct_frame_has_its_own_kernel(tmp_path):
