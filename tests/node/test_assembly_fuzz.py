@@ -194,7 +194,7 @@ def sources(tmp_path_factory):
 
 
 @settings(
-    max_examples=400,
+    max_examples=250,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -204,6 +204,11 @@ def sources(tmp_path_factory):
     which=st.sets(st.integers(0, 5), min_size=1),
 )
 @example(kind="CT", changes={0x00281053: ("DS", b"1e300")}, which={0, 1, 2, 3, 4, 5})
+@example(kind="CT", changes={0x00080016: ("SQ", b"nan")}, which={0})
+@example(kind="CT", changes={0x00283000: ("DS", b"\x01")}, which={0})
+@example(kind="CT", changes={0x00283000: ("DS", b"nan")}, which={0})
+@example(kind="MR", changes={0x00280010: ("DS", b"9" * 64)}, which={0})
+@example(kind="MR", changes={0x00280010: ("DS", b"9" * 64)}, which={0, 1, 2, 3, 4, 5})
 @pytest.mark.filterwarnings("ignore")
 def test_no_header_makes_it_raise_or_take_memory(sources, kind, changes, which):
     with tempfile.TemporaryDirectory() as folder:
