@@ -74,7 +74,6 @@ class Selection:
 
     slices: tuple[Frame, ...]
     planes: tuple[Plane, ...]
-    aside: tuple[Instance, ...]
     rules: Counter[str]
     refusal: Refusal | None
 
@@ -93,35 +92,30 @@ def select_slices(instances: Sequence[Instance]) -> Selection:
     whose frames cannot be told apart.
     """
     images: list[Frame] = []
-    aside: list[Instance] = []
     rules: Counter[str] = Counter()
     for instance in instances:
         rule = _non_volume_rule(instance.header)
-        if rule is None:
-            images += frames_of(instance)
-        else:
-            aside.append(instance)
-            rules[rule] += 1
+        frames = () if rule else frames_of(instance)
+        found = [rule] if rule else [_non_volume_rule(frame.header) for frame in frames]
+        rules.update(rule for rule in found if rule)
+        images += [frame for frame, rule in zip(frames, found, strict=False) if not rule]
     refusal = _refuse_before_geometry(images)
     if refusal is not None:
-        return Selection(tuple(images), (), tuple(aside), rules, refusal)
+        return Selection(tuple(images), (), rules, refusal)
 
     slices, strays = _separate_strays([_Slice(image, _plane(image.header)) for image in images])
     if strays:
-        aside += [stray.frame.instance for stray in strays]
         rules["image of another matrix or orientation than the stack"] = len(strays)
-    planes = tuple(item.plane for item in slices if item.plane is not None)
     return Selection(
         slices=tuple(item.frame for item in slices),
-        planes=planes,
-        aside=tuple(aside),
+        planes=tuple(item.plane for item in slices if item.plane is not None),
         rules=rules,
-        refusal=_refuse_mixture(slices, planes),
+        refusal=_refuse_mixture(slices),
     )
 
 
 def _non_volume_rule(header: Dataset) -> str | None:
-    """Name the rule by which an instance is no slice, or None where it may be one."""
+    """Name the rule by which an instance or frame is no slice, or None where it may be one."""
     sop_class = UID(text_of(header, "SOPClassUID"))
     if sop_class not in MODALITY_OF_CLASS:
         return f"{sop_class.name or 'unknown SOP class'}, not a CT or MR image"
@@ -211,7 +205,8 @@ def _same_kind(one: _Slice, other: _Slice) -> bool:
     return one.plane.is_parallel(other.plane)
 
 
-def _refuse_mixture(slices: Sequence[_Slice], planes: Sequence[Plane]) -> Refusal | None:
+def _refuse_mixture(slices: Sequence[_Slice]) -> Refusal | None:
+    planes = [item.plane for item in slices if item.plane is not None]
     without = len(slices) - len(planes)
     if without:
         return Refusal(

@@ -35,6 +35,9 @@ SEPARATORS = {
     "TemporalPositionIndex": Text(en="temporal position", zh="时相"),
     "ImageType": Text(en="image type", zh="图像类型"),
     "ComplexImageComponent": Text(en="complex component", zh="复数分量"),
+    "ASLContext": Text(en="labelling", zh="标记状态"),
+    "VelocityEncodingDirection": Text(en="velocity encoding", zh="速度编码方向"),
+    "DiffusionDirectionality": Text(en="diffusion directionality", zh="扩散方向性"),
     "StackID": Text(en="stack", zh="层组"),
     "InversionTime": Text(en="inversion time", zh="反转时间"),
     "FlipAngle": Text(en="flip angle", zh="翻转角"),
@@ -229,27 +232,29 @@ def _without_twins(
 ) -> tuple[list[_Image], tuple[Frame, ...]]:
     """Drop images that nothing but their UIDs tells from another at their position."""
     kept, twins = [], []
+    digests: dict[int, str] = {}
     alike = _grouped(images, lambda image: (image.place, *_key(image, varying)))
     for group in alike.values():
-        seen: set[str] = set()
+        seen: set[Key] = set()
+        several = len({id(image.frame.instance) for image in group}) > 1
         for image in group:
-            digest = _pixel_digest(image.frame) if len(group) > 1 else ""
-            if digest in seen:
+            content = _content(image.frame, digests) if several else (id(image),)
+            if content in seen:
                 twins.append(image.frame)
             else:
                 kept.append(image)
-                seen.add(digest)
+                seen.add(content)
     return kept, tuple(twins)
 
 
-def _pixel_digest(frame: Frame) -> str:
-    """Digest of what makes a frame's values; frames of one instance are never the same."""
+def _content(frame: Frame, digests: dict[int, str]) -> Key:
+    """What makes a frame's values; `digests` keeps those of whole instances."""
     instance = frame.instance
-    values = [text_of(frame.header, name) for name in ("RescaleSlope", "RescaleIntercept")]
-    identity = (frame.index, frame.tile, instance.transfer_syntax, *values)
-    digest = sha256(repr(identity).encode())
-    digest.update(instance.pixel_bytes(0, instance.pixel_bytes_available))
-    return digest.hexdigest()
+    if id(instance) not in digests:
+        pixels = instance.pixel_bytes(0, instance.pixel_bytes_available)
+        digests[id(instance)] = sha256(pixels).hexdigest()
+    rescale = [text_of(frame.header, name) for name in ("RescaleSlope", "RescaleIntercept")]
+    return digests[id(instance)], instance.transfer_syntax, frame.index, frame.tile, *rescale
 
 
 def _grouped(images: Sequence[_Image], key: Callable[[_Image], Key]) -> dict[Key, list[_Image]]:
@@ -273,7 +278,10 @@ def _are_stacks(groups: dict[Key, list[_Image]], *, balanced: bool) -> bool:
 def _by_order(images: Sequence[_Image]) -> dict[Key, list[_Image]]:
     """Split by rank of Instance Number at each position; nothing where positions differ."""
     at_place = _grouped(images, lambda image: (image.place,)).values()
-    numbers = {id(image): _number(image.frame.header, "InstanceNumber") for image in images}
+    numbers = {
+        id(image): (_number(image.frame.header, "InstanceNumber"), image.frame.number or 0)
+        for image in images
+    }
     groups: dict[Key, list[_Image]] = defaultdict(list)
     for group in at_place:
         if len({numbers[id(image)] for image in group}) < len(group):
@@ -344,7 +352,12 @@ def _number(header: Dataset, keyword: str) -> float:
 def _said(value: Hashable) -> str:
     if value is None or value == "":
         return "(none)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    try:
+        return "\\".join(f"{float(part):.2f}" for part in str(value).split("\\"))
+    except ValueError:
+        return str(value)
 
 
 def _joined(names: Sequence[Text]) -> Text:

@@ -1,12 +1,14 @@
 """Images at the same positions: twins are dropped, stacks are told apart, a rule chooses one."""
 
+import time
+
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
 from inference.volume import Geometry
 from node.assembly import assemble
-from tests.multi_frames import write_enhanced
+from tests.multi_frames import one, write_enhanced
 from tests.slices import decimals, grid_affine, write_slices
 
 SLICES = 6
@@ -224,3 +226,33 @@ def test_images_that_nothing_tells_apart_are_refused(tmp_path):
     assert not verdict.accepted
     assert verdict.geometry is Geometry.DUPLICATED
     assert "no attribute tells them apart" in verdict.reason.en
+
+
+def test_many_frames_that_nothing_tells_apart_are_read_once(tmp_path):
+    affine = grid_affine(spacing=(3, 1, 1))
+
+    def at_one_place(groups, k):
+        groups.PlanePositionSequence[0].ImagePositionPatient = decimals(
+            affine[:3, 3] + k % 2 * affine[:3, 0]
+        )
+        del groups.FrameContentSequence[0].DimensionIndexValues
+
+    stored = np.zeros((1000, 8, 8), np.int16)
+    path = write_enhanced(tmp_path / "a.dcm", stored, affine, frame_change=at_one_place)
+    start = time.process_time()
+    verdict = assemble([path]).verdict
+    assert time.process_time() - start < 10
+    assert verdict.accepted
+    assert "instance numbers 1 was" in verdict.notes[-1].en
+
+
+def test_projections_among_the_frames_are_set_aside(tmp_path):
+    def projected(groups, k):
+        kind = "PROJECTION IMAGE" if k == 7 else "AXIAL"
+        groups.MRImageFrameTypeSequence = one(FrameType=["DERIVED", "PRIMARY", kind, "NONE"])
+
+    stored = np.zeros((8, 6, 6), np.int16)
+    path = write_enhanced(tmp_path / "a.dcm", stored, grid_affine(), frame_change=projected)
+    verdict = assemble([path]).verdict
+    assert verdict.slices == 7
+    assert verdict.set_aside == ("1 x projection image",)
