@@ -4,12 +4,16 @@ Found once an instance, from the headers of its fragments; the fragments themsel
 until a frame is decoded.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 
 ITEM = b"\xfe\xff\x00\xe0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 END_OF_IMAGE = b"\xff\xd9"
 """Ends JPEG, JPEG-LS (EOI) and JPEG 2000 (EOC) codestreams; a padding byte may follow."""
+
+MAX_FRAGMENTS = 2**18
+"""Many more than frames that a volume may have; only a hostile file holds as many empty ones."""
 
 Range = tuple[int, int]
 """Where a fragment begins, in bytes of the value of Pixel Data, and its length."""
@@ -31,12 +35,11 @@ def frame_ranges(
     if not items:
         raise ValueError("the pixel data have no fragments")
     (at, length), *fragments = items
-    table = read(at, length)
-    offsets = extended_offsets or [
-        int.from_bytes(table[place : place + 4], "little") for place in range(0, length, 4)
-    ]
     if frames == 1:
         return [fragments]
+    offsets = extended_offsets
+    if not offsets and length == 4 * frames:
+        offsets = struct.unpack(f"<{frames}L", read(at, length))
     starts = {start - 8 - (at + length): index for index, (start, _) in enumerate(fragments)}
     if len(offsets) == frames and offsets[0] == 0 and all(offset in starts for offset in offsets):
         cuts = [starts[offset] for offset in offsets]
@@ -50,7 +53,7 @@ def frame_ranges(
 
 
 def _items(read: Read, available: int) -> list[Range]:
-    found = []
+    found: list[Range] = []
     at = 0
     while at + 8 <= available:
         head = read(at, 8)
@@ -59,6 +62,8 @@ def _items(read: Read, available: int) -> list[Range]:
         length = int.from_bytes(head[4:], "little")
         if head[:4] != ITEM or at + 8 + length > available:
             raise ValueError("the pixel data are no whole items")
+        if len(found) > MAX_FRAGMENTS:
+            raise ValueError("the pixel data have too many fragments")
         found.append((at + 8, length))
         at += 8 + length
     return found

@@ -6,6 +6,7 @@ reading raise anything but `UnreadableInstanceError`.
 
 import math
 import os
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,11 +90,10 @@ class Instance:
     def pixel_bytes(self, start: int, length: int) -> bytes:
         """Return bytes of the value of Pixel Data, fewer where it ends before."""
         length = max(0, min(length, self.pixel_bytes_available - start))
+        if self.deflated:
+            several = integer_of(self.header, "NumberOfFrames", 1) > 1
+            return (self._inflated_pixels if several else self._inflate())[start : start + length]
         with self.path.open("rb", buffering=0) as file:
-            if self.deflated:
-                file.seek(_meta_end(file.read(META_START + 12)))
-                begin = self.pixel_offset + start
-                return _inflated(file, begin + length)[begin:]
             return os.pread(file.fileno(), length, self.pixel_offset + start)
 
     def encapsulated_frame(self, index: int) -> bytes:
@@ -107,11 +107,22 @@ class Instance:
             return b"".join(content[at : at + size] for at, size in ranges[0])
         return b"".join(self.pixel_bytes(at, size) for at, size in self._frame_ranges[index])
 
+    def _inflate(self) -> bytes:
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(_meta_end(file.read(META_START + 12)))
+            end = self.pixel_offset + self.pixel_bytes_available
+            return _inflated(file, end)[self.pixel_offset :]
+
+    @cached_property
+    def _inflated_pixels(self) -> bytes:
+        """Kept, since the frames of a deflated data set cannot be reached one by one."""
+        return self._inflate()
+
     @cached_property
     def _frame_ranges(self) -> list[list[tuple[int, int]]]:
         frames = integer_of(self.header, "NumberOfFrames", 1)
         table = value_of(self.header, "ExtendedOffsetTable") or b""
-        offsets = [int.from_bytes(table[at : at + 8], "little") for at in range(0, len(table), 8)]
+        offsets = struct.unpack(f"<{frames}Q", table) if len(table) == 8 * frames else ()
         return frame_ranges(self.pixel_bytes, self.pixel_bytes_available, frames, offsets)
 
 

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import (
     ComprehensiveSRStorage,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     generate_uid,
 )
@@ -78,6 +79,18 @@ def test_parallel_associations_are_all_acknowledged_and_all_on_disk(node, slices
     for path in spooled(node):
         sent = next(one for one in slices if dcmread(one).SOPInstanceUID == path.stem)
         assert dcmread(path).PixelData == dcmread(sent).PixelData
+
+
+def test_a_deflated_instance_is_on_disk_as_it_was_sent(node, tmp_path):
+    pixels = np.arange(32 * 32, dtype=np.int16).reshape(1, 32, 32)
+    syntax = DeflatedExplicitVRLittleEndian
+    sent = dcmread(write_slices(tmp_path, pixels, grid_affine(), transfer_syntax=syntax)[0])
+    association = associate(node, contexts=[build_context(CTImageStorage, syntax)])
+    assert association.send_c_store(sent).Status == 0
+    association.release()
+    (path,) = spooled(node)
+    assert dcmread(path).file_meta.TransferSyntaxUID == syntax
+    assert dcmread(path).PixelData == pixels.tobytes()
 
 
 def test_the_catalogue_hears_of_what_came(node, slices):

@@ -606,6 +606,17 @@ def test_fragments_that_lie_about_their_length_are_refused(tmp_path):
         decoded(frames_in(path))
 
 
+def test_millions_of_empty_fragments_are_refused(tmp_path):
+    path = compressed(tmp_path, b"\xfe\xff\x00\xe0\0\0\0\0" * 2**20, JPEGLSLossless, RAMP)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableInstanceError, match="cannot be decoded"):
+            decoded(frames_in(path))
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_transfer_syntax_without_a_codec_is_refused_by_name(tmp_path):
     path = compressed(tmp_path, [b"\0\0\1\xb3" * 8], MPEG2MPML, RAMP)
     with pytest.raises(UnreadableInstanceError, match=r"MPEG2.*compression is not read"):
