@@ -19,8 +19,8 @@ import numpy.typing as npt
 MIN_SECONDS, PIXELS_A_SECOND = 5, 2_000_000
 """Processor time for one frame; the slowest codec takes a fifth of it."""
 
-MAX_MEMORY = 4 * 2**30
-"""Address space of the process; the largest frame needs a quarter of it."""
+MAX_MEMORY = 3 * 2**29
+"""Address space of the process; the largest frame, of 8192 x 8192, needs half of it."""
 
 PIPE_BYTES = 2**20
 """A slice of 512 x 512 passes in one piece, which takes a third of the time."""
