@@ -249,7 +249,7 @@ def _print_timeline(run: Run, console: Console) -> None:
 
 
 def _print_results(settings: Settings, study: SimulatedStudy, run: Run, console: Console) -> None:
-    text = report_text(RunFolder(settings.runs_dir / run.id).record())
+    text = report_text(RunFolder(settings.runs_dir / run.id).record_on_images())
     console.print(Panel(text.en, title="Report, English"))
     console.print(Panel(text.zh, title="Report, Chinese"))
     lesion = study.lesion

@@ -22,6 +22,7 @@ SEGMENTATION = "segmentation.dcm"
 REPORT = "report.dcm"
 _INSTANCES = "instances.json"
 _ASSESSMENT = "assessment.json"
+_ON_IMAGES = "on_images.json"
 _MASKS = "masks.npz"
 
 
@@ -72,6 +73,20 @@ class RunFolder:
     def record(self) -> AssessmentRecord:
         """The assessment without masks, which is all that a status page needs."""
         return AssessmentRecord.model_validate_json((self.path / _ASSESSMENT).read_bytes())
+
+    def save_record_on_images(self, record: AssessmentRecord) -> None:
+        """Keep the assessment in terms of the source images, as people look at it."""
+        replace_durably(self.path / _ON_IMAGES, record.model_dump_json(indent=1).encode())
+
+    def record_on_images(self) -> AssessmentRecord:
+        """The assessment with slices counted among the source images.
+
+        Until the objects are written, it is the record of the volume's own slices.
+        """
+        path = self.path / _ON_IMAGES
+        if not path.exists():
+            return self.record()
+        return AssessmentRecord.model_validate_json(path.read_bytes())
 
     def has_assessment(self) -> bool:
         """Whether the volume was assessed, or was found not to be assessable."""

@@ -39,6 +39,7 @@ from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
+from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
 
 log = structlog.get_logger()
@@ -222,6 +223,7 @@ def write(bench: Workbench, run: Run, series: str) -> None:
         if record.segments:
             segmentation = write_segmentation(assessment, volume, provenance)
             folder.save_object(SEGMENTATION, segmentation)
+        folder.save_record_on_images(on_images(assessment, volume).record)
         folder.save_pictures(draw_key_slices(assessment, volume))
     report = write_report(
         assessment,

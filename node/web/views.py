@@ -82,7 +82,7 @@ def view_of(run: RunRow, folder: RunFolder) -> RunView:
 def record_of(folder: RunFolder) -> AssessmentRecord | None:
     """The run's assessment, None where there is none that can be read."""
     try:
-        return folder.record()
+        return folder.record_on_images()
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
