@@ -43,7 +43,6 @@ MAX_VOXELS = 2**29
 MAX_GROWTH = 16
 """A grid has at most so many times the voxels of its images; a steep tilt doubles them."""
 
-
 MAX_SLICES_FACTOR = 8
 """An uneven stack's grid has at most this many times as many slices as there are images."""
 
@@ -137,17 +136,15 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
         offsets -= offsets.min(axis=0)
     shape = _shape(run, slots, offsets)
     geometry = _geometry(is_even=is_even, is_straight=is_straight, gapped=bool(gaps))
+    refusal = _refusal(run, gaps, shape, max_gap)
+    notes = [] if is_straight else [wording.tilt_undone(tilt)]
     steps = np.diff(run.along)
-    refusal = (
-        wording.gapped(run.along, gaps) if any(gap.is_wider(max_gap) for gap in gaps) else None
-    )
-    if refusal is None and np.prod(shape, dtype=float) > MAX_VOXELS:
-        geometry, refusal = Geometry.UNREADABLE, wording.too_large(shape, MAX_VOXELS)
-    pixels = count * run.planes[0].rows * run.planes[0].columns
-    if refusal is None and np.prod(shape, dtype=float) > MAX_GROWTH * pixels:
-        geometry, refusal = Geometry.INCONSISTENT, wording.too_spread()
+    if gaps:
+        notes.append(wording.gaps_filled(run.along, gaps))
+    elif not is_even:
+        notes.append(wording.steps_evened(steps, spacing))
     verdict = GeometryVerdict(
-        geometry=geometry,
+        geometry=geometry if refusal is None else refusal[0],
         accepted=refusal is None,
         slices=count,
         deviation_mm=deviation,
@@ -156,18 +153,26 @@ def _on_a_grid(order: tuple[int, ...], run: _Run, tilt: float, max_gap: float) -
         tilt_degrees=0.0 if is_straight else tilt,
         missing_slices=sum(gap.missing for gap in gaps),
         resampled=not (is_even and is_straight),
-        reason=refusal,
-        notes=()
-        if refusal is not None
-        else (
-            *(() if is_straight else (wording.tilt_undone(tilt),)),
-            *(() if is_even or gaps else (wording.steps_evened(steps, spacing),)),
-            *((wording.gaps_filled(run.along, gaps),) if gaps else ()),
-        ),
+        reason=None if refusal is None else refusal[1],
+        notes=tuple(notes) if refusal is None else (),
     )
     extent = (run.planes[0].rows, run.planes[0].columns)
     affine = _affine(run, spacing, start, offsets)
     return Stack(order, verdict, affine, shape, extent, slots, offsets)
+
+
+def _refusal(
+    run: _Run, gaps: Sequence[Gap], shape: tuple[int, int, int], max_gap: float
+) -> tuple[Geometry, Text] | None:
+    """Why the images' grid is none to assess, if it is so."""
+    if any(gap.is_wider(max_gap) for gap in gaps):
+        return Geometry.GAPPED, wording.gapped(run.along, gaps)
+    voxels = np.prod(shape, dtype=float)
+    if voxels > MAX_VOXELS:
+        return Geometry.UNREADABLE, wording.too_large(shape, MAX_VOXELS)
+    if voxels > MAX_GROWTH * len(run.planes) * _pixels(run):
+        return Geometry.INCONSISTENT, wording.too_spread()
+    return None
 
 
 def _pixels(run: _Run) -> int:

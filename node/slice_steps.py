@@ -10,6 +10,9 @@ from node.planes import Floats
 MISSING_SLICE_FACTOR = 1.5
 """A step longer than this many expected steps is a gap, with slices missing in it."""
 
+STEP_NOISE = 0.2
+"""A gap is this much longer, in expected steps, before it is one of another number of slices."""
+
 ISOLATION_FACTOR = 1.5
 """A step that is longer than its neighbours by this factor stands alone."""
 
@@ -28,6 +31,7 @@ MAX_DIVISIONS = 16
 SAME_STEP = 0.01
 """Steps that differ by less than this fraction are one step, written with different rounding."""
 
+
 @dataclass(frozen=True)
 class Gap:
     """A step in which anatomy was not imaged.
@@ -44,7 +48,7 @@ class Gap:
 
     def is_wider(self, limit: float) -> bool:
         """Tell whether it is too wide to be filled; a regular wide part never is."""
-        return self.isolated and self.steps > limit
+        return self.isolated and self.steps > limit + STEP_NOISE
 
 
 def find_gaps(along: Floats, thickness: Sequence[float | None]) -> tuple[Gap, ...]:

@@ -173,6 +173,15 @@ def test_missing_slices_are_interpolated_counted_and_located(tmp_path, descendin
     assert len(volume.sources) == 10
 
 
+def test_the_widest_gap_is_told_in_whole_steps_whatever_their_noise(tmp_path):
+    def noisy(header, k):
+        header.ImagePositionPatient[2] += 0.03 * (k == 10)
+
+    paths = write_slices(tmp_path, np.zeros((20, 8, 8), np.int16), grid_affine(), change=noisy)
+    assert assemble(paths[:8] + paths[10:]).verdict.accepted
+    assert not assemble(paths[:8] + paths[11:]).verdict.accepted
+
+
 def test_a_wide_gap_is_refused_unless_allowed(tmp_path):
     paths = write_slices(tmp_path, np.zeros((20, 8, 8), np.int16), grid_affine())
     left = paths[:8] + paths[13:]
