@@ -4,6 +4,8 @@ Both ends are here: `DecodingProcess` for the caller, and what `python -m node.d
 does. Requests and replies are plain numbers and bytes: nothing that comes from a codec is trusted.
 """
 
+import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -39,9 +41,14 @@ class DecodingProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            pipesize=PIPE_BYTES,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None  # noqa: S101 - a pipe, as asked for
+        assert self._process.stdout is not None  # noqa: S101
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        for pipe in (self._requests, self._replies):
+            with contextlib.suppress(OSError):  # the user's pipes may have reached their limit
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def decode(
         self, codec: str, codestream: bytes, rows: int, columns: int
@@ -51,17 +58,14 @@ class DecodingProcess:
         Raises ValueError where the codec refuses the codestream or finds another matrix in it, and
         EOFError or BrokenPipeError where the codestream ended the process.
         """
-        requests, replies = self._process.stdin, self._process.stdout
-        if requests is None or replies is None:
-            raise BrokenPipeError("the decoding process has no pipes")
-        requests.write(_REQUEST.pack(codec.encode(), rows, columns, len(codestream)))
-        requests.write(codestream)
-        requests.flush()
-        (kind,) = _REPLY.unpack(_exactly(replies, bytearray(_REPLY.size)))
+        request = _REQUEST.pack(codec.encode(), rows, columns, len(codestream))
+        self._requests.write(request + codestream)
+        self._requests.flush()
+        (kind,) = _REPLY.unpack(_exactly(self._replies, bytearray(_REPLY.size)))
         if kind == _REFUSED:
             raise ValueError("the codec refuses the codestream")
         values: npt.NDArray[np.integer] = np.empty((rows, columns), np.dtype(kind.decode()))
-        _exactly(replies, values)
+        _exactly(self._replies, values)
         return values
 
     def close(self) -> None:

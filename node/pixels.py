@@ -32,6 +32,9 @@ MAX_ROWS_OR_COLUMNS = 8192
 FRAMES_AT_ONCE = 4
 """A thread takes so many frames at a time; taking costs what decoding a small one does."""
 
+MAX_THREADS = 8
+"""More only wait for the disk and the memory."""
+
 LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit)
 MAYBE_LOSSY_SYNTAXES = (JPEGLSNearLossless, JPEG2000, HTJ2K)
 """Lossy unless Lossy Image Compression says that it was not used (PS3.5 Section 8.2)."""
@@ -94,7 +97,7 @@ def decode_frames(
                 part = _part(frames[place], values, outs[place].shape)
                 formats[place].transformation.apply(part, outs[place])
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as threads:
         for _ in threads.map(decode, blocks):
             pass
 
