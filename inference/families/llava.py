@@ -113,7 +113,7 @@ class LlavaReader:
             pictures=(*before, *image_tokens(self._vision, box.present(slices))),
             slices=slices,
             captions={0: PRIOR, len(before): CURRENT} if before else {},
-            limitations=(_seen_of(len(slices), len(volume.sources)), *limitations),
+            limitations=(_seen_of(len(slices), volume.grid.spatial_shape[0]), *limitations),
             findings=tuple(finding.name for finding in self._findings),
             scores=scores,
         )
