@@ -17,7 +17,7 @@ from node.frames import Frame
 from node.instances import numbers_of, text_of, value_of
 
 AIR_HU = -1024.0
-"""What padding outside the reconstruction circle of a CT becomes."""
+"""What padding outside the reconstruction circle of a CT becomes, unless it is less already."""
 
 NO_SIGNAL = 0.0
 """What padding of an MR becomes."""
@@ -136,9 +136,13 @@ def modality_transformation(
         slope, intercept, table, background=AIR_HU if modality == "CT" else NO_SIGNAL
     )
     padding = _padding(header, layout)
-    if padding is not None and modality == "CT" and _is_tissue(padding, made):
-        padding = None
-        notes.append(PADDING_IS_TISSUE)
+    if padding is not None and modality == "CT":
+        lowest, highest = _meaning(padding, made)
+        if highest < AIR_HU:  # less than air as it is, and nothing takes it for tissue
+            padding = None
+        elif highest >= PLAUSIBLE_HU[0] and lowest <= PLAUSIBLE_HU[1]:
+            padding = None
+            notes.append(PADDING_IS_TISSUE)
     return replace(made, padding=padding, notes=tuple(notes))
 
 
@@ -229,8 +233,8 @@ def _folded(value: int, layout: Layout) -> int:
     return value - size if layout.signed and value >= size // 2 else value
 
 
-def _is_tissue(padding: tuple[int, int], made: ModalityTransformation) -> bool:
+def _meaning(padding: tuple[int, int], made: ModalityTransformation) -> tuple[float, float]:
+    """Smallest and largest value of the ends of a range of stored values."""
     ends = np.zeros((1, 2), np.float32)
     made.apply(np.array([padding], np.int64), ends)
-    low, high = PLAUSIBLE_HU
-    return bool(ends.max() >= low and ends.min() <= high)
+    return float(ends.min()), float(ends.max())

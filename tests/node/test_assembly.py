@@ -232,17 +232,17 @@ def test_bits_beside_the_stored_ones_are_left_out(tmp_path):
     np.testing.assert_array_equal(assemble(paths).volume.grid.array, stored)
 
 
-def test_ct_padding_becomes_air_but_never_tissue(tmp_path):
+def test_ct_padding_becomes_air_but_never_tissue_and_less_than_air_stays(tmp_path):
     stored = numbered()
-    stored[:, 0, 0] = -2000
+    stored[:, 0, 0] = 4000
+    stored[:, 0, 1] = -2000
 
     def change(header, k):
-        header.add_new("PixelPaddingValue", "SS", -2000 if k % 2 else 0)
+        header.add_new("PixelPaddingValue", "SS", (4000, 0, -2000)[k % 3])
 
     voxels = assemble(write_slices(tmp_path, stored, grid_affine(), change=change)).volume
-    padded = voxels.grid.array[:, 0, 0]
-    assert set(padded[1::2]) == {-1024.0}
-    assert set(padded[::2]) == {-2000.0}
+    assert voxels.grid.array[:6, 0, 0].tolist() == [-1024, 4000, 4000] * 2
+    assert set(voxels.grid.array[:, 0, 1]) == {-2000.0}
     assert (voxels.grid.array[4] == 0).any() == (stored[4] == 0).any()
 
 
