@@ -37,7 +37,7 @@ def check_everything_arrived_once(node, pacs, study):
 def test_the_node_killed_at_a_step_resumes_and_nothing_is_doubled(tmp_path, head, step, moment):
     pacs_port, flag = free_ports(1)[0], tmp_path / "crashed"
     node = Node(
-        write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=1),
+        write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=3),
         command=[sys.executable, str(CRASH_AT), str(flag), step, moment],
     )
     pacs = Storescp(tmp_path / "pacs", pacs_port)
@@ -55,7 +55,7 @@ def test_a_node_stopped_while_the_model_hangs_stops_soon_and_takes_the_study_up_
     tmp_path, head
 ):
     pacs_port = free_ports(1)[0]
-    config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=1)
+    config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=3)
     hanging = Node(config, command=[sys.executable, str(HANGING_MODEL)])
     pacs = Storescp(tmp_path / "pacs", pacs_port)
     with running(pacs):
@@ -75,7 +75,7 @@ def test_a_node_stopped_while_the_model_hangs_stops_soon_and_takes_the_study_up_
 
 def test_a_study_that_always_takes_its_worker_down_is_failed_and_not_for_ever_tried(tmp_path, head):
     node = Node(
-        write_config(tmp_path, quiet_seconds=1),
+        write_config(tmp_path, quiet_seconds=3),
         command=[sys.executable, str(CRASH_AT), "-", "assess", "always"],
     )
     with running(node):

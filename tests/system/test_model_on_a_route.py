@@ -21,7 +21,7 @@ def test_a_checkpoint_answers_on_a_route(tmp_path, head):
     from tests.inference.export.llava_checkpoints import llava_checkpoint  # noqa: PLC0415
 
     pacs_port = free_ports(1)[0]
-    config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=1)
+    config = write_config(tmp_path, pacs_port=pacs_port, quiet_seconds=3)
     checkpoint = llava_checkpoint(tmp_path / "published", "llava_qwen2")
     words = ["models", "add", "chest", "--from", checkpoint, "--card", CARD, "--config", config]
     done = CliRunner().invoke(app, [str(word) for word in words])
