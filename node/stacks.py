@@ -17,45 +17,13 @@ from pydicom import Dataset
 
 from inference.assessment import Text
 from node.frames import Frame
-from node.instances import numbers_of, text_of, value_of
+from node.instances import numbers_of, text_of
 from node.planes import Plane
 from node.routing import matches_stack
+from node.separators import SEPARATORS, Key, b_value, rank_of, separating_values, value_in_words
 
 SAME_POSITION_MM = 0.02
 """Images closer than this along the normal lie at one position; no scanner steps so finely."""
-
-MAX_DIMENSIONS = 8
-"""So many dimensions of a multi-frame instance are looked at (PS3.3 C.7.6.17)."""
-
-SEPARATORS = {
-    "EchoTime": Text(en="echo time", zh="回波时间"),
-    "DiffusionBValue": Text(en="diffusion b-value", zh="扩散 b 值"),
-    "DiffusionGradientOrientation": Text(en="diffusion direction", zh="扩散方向"),
-    "TemporalPositionIdentifier": Text(en="temporal position", zh="时相"),
-    "TemporalPositionIndex": Text(en="temporal position", zh="时相"),
-    "ImageType": Text(en="image type", zh="图像类型"),
-    "ComplexImageComponent": Text(en="complex component", zh="复数分量"),
-    "ASLContext": Text(en="labelling", zh="标记状态"),
-    "VelocityEncodingDirection": Text(en="velocity encoding", zh="速度编码方向"),
-    "DiffusionDirectionality": Text(en="diffusion directionality", zh="扩散方向性"),
-    "StackID": Text(en="stack", zh="层组"),
-    "InversionTime": Text(en="inversion time", zh="反转时间"),
-    "FlipAngle": Text(en="flip angle", zh="翻转角"),
-    "ConvolutionKernel": Text(en="convolution kernel", zh="卷积核"),
-    "KVP": Text(en="tube voltage", zh="管电压"),
-    "TriggerTime": Text(en="trigger time", zh="触发时间"),
-    "NominalPercentageOfCardiacPhase": Text(en="cardiac phase", zh="心动周期时相"),
-    "AcquisitionNumber": Text(en="acquisition number", zh="采集编号"),
-    "SequenceName": Text(en="sequence name", zh="序列名称"),
-    "SliceThickness": Text(en="slice thickness", zh="层厚"),
-    **{
-        f"DimensionIndexValues {number}": Text(en=f"dimension {number}", zh=f"维度 {number}")
-        for number in range(1, MAX_DIMENSIONS + 1)
-    },
-    "AcquisitionTime": Text(en="acquisition time", zh="采集时间"),
-    "ContentTime": Text(en="content time", zh="内容时间"),
-}
-"""Attributes that tell images at one position apart, the most telling first."""
 
 NOTHING = Text(en="", zh="")
 
@@ -69,18 +37,6 @@ MIN_SHARE = 0.5
 
 MAX_REPEATED_SHARE = 0.1
 """Up to this share of the positions, or one, may have more than one image without being stacks."""
-
-PRIVATE_B_VALUES = (
-    ("SIEMENS MR HEADER", 0x0019, 0x0C),
-    ("Philips Imaging DD 001", 0x2001, 0x03),
-    ("GEMS_PARM_01", 0x0043, 0x39),
-)
-"""Private creator, group and element of the b-value where the public attribute is absent."""
-
-GE_B_VALUE_OFFSET = 1e9
-"""Some GE systems add this to the b-value."""
-
-Key = tuple[Hashable, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,21 +122,6 @@ def described(stack: ImageStack) -> Dataset:
     return header
 
 
-def b_value(header: Dataset) -> float | None:
-    """Return the diffusion b-value in s/mm2, also where only a vendor's attribute has it."""
-    public = numbers_of(header, "DiffusionBValue", 1)
-    if public is not None:
-        return public[0]
-    for creator, group, element in PRIVATE_B_VALUES:
-        try:
-            value = header.private_block(group, creator)[element].value
-            first = value if isinstance(value, (int, float, str)) else value[0]
-            return float(first) % GE_B_VALUE_OFFSET
-        except Exception:  # noqa: BLE001, S112 - absent, or no number: private values are anything
-            continue
-    return None
-
-
 def _placed(frames: Sequence[Frame], planes: Sequence[Plane]) -> list[_Image]:
     """Number the positions along the normal."""
     normal = np.cross(planes[0].row_direction, planes[0].column_direction)
@@ -190,18 +131,9 @@ def _placed(frames: Sequence[Frame], planes: Sequence[Plane]) -> list[_Image]:
     places[order] = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= SAME_POSITION_MM)])
     several = places.max() + 1 < len(places)
     return [
-        _Image(*item, _values(item[0].header) if several else {})
+        _Image(*item, separating_values(item[0].header) if several else {})
         for item in zip(frames, planes, places.tolist(), strict=True)
     ]
-
-
-def _values(header: Dataset) -> dict[str, Hashable]:
-    values = {keyword: _value(header, keyword) for keyword in SEPARATORS}
-    dimensions = value_of(header, "DimensionIndexValues")
-    several = dimensions if isinstance(dimensions, Sequence) else [dimensions]
-    for number, value in enumerate(several[:MAX_DIMENSIONS], 1):
-        values[f"DimensionIndexValues {number}"] = None if value is None else float(value)
-    return values
 
 
 def _last_of_each(images: Sequence[_Image]) -> tuple[list[_Image], list[_Image]]:
@@ -295,15 +227,15 @@ def _labelled(
     groups: dict[Key, list[_Image]], names: Sequence[Text], varying: Sequence[str]
 ) -> tuple[ImageStack, ...]:
     """Make stacks of the groups, in ascending order of all that varies, the most telling first."""
-    return tuple(
-        _stack(
-            groups[key],
-            Text(
-                en=", ".join(f"{name.en} {_said(v)}" for name, v in zip(names, key, strict=True)),
-                zh="，".join(f"{name.zh} {_said(v)}" for name, v in zip(names, key, strict=True)),
-            ),
-        )
-        for key in sorted(groups, key=lambda key: _rank((*_key(groups[key][0], varying), *key)))
+    keys = sorted(groups, key=lambda key: rank_of((*_key(groups[key][0], varying), *key)))
+    return tuple(_stack(groups[key], _label(names, key)) for key in keys)
+
+
+def _label(names: Sequence[Text], key: Key) -> Text:
+    said = [(name, value_in_words(value)) for name, value in zip(names, key, strict=True)]
+    return Text(
+        en=", ".join(f"{name.en} {value}" for name, value in said),
+        zh="，".join(f"{name.zh} {value}" for name, value in said),
     )
 
 
@@ -313,51 +245,13 @@ def _stack(images: Sequence[_Image], label: Text = NOTHING) -> ImageStack:
     )
 
 
-def _rank(key: Key) -> list[tuple[int, float, str]]:
-    """What is not given (an unweighted image has no b-value), numbers in their order, then text."""
-    return [
-        (1, value, "")
-        if isinstance(value, float)
-        else (0, 0.0, "")
-        if value in (None, "")
-        else (2, 0.0, str(value))
-        for value in key
-    ]
-
-
 def _key(image: _Image, keywords: Sequence[str]) -> Key:
     return tuple(image.values[keyword] for keyword in keywords)
-
-
-def _value(header: Dataset, keyword: str) -> Hashable:
-    if keyword == "DiffusionBValue":
-        return b_value(header)
-    number = numbers_of(header, keyword, 1)
-    if number is not None:
-        return number[0]
-    value = value_of(header, keyword)
-    if value is None or isinstance(value, str):
-        return text_of(header, keyword)
-    try:
-        return "\\".join(map(str, value))
-    except TypeError:
-        return str(value)
 
 
 def _number(header: Dataset, keyword: str) -> float:
     numbers = numbers_of(header, keyword, 1)
     return 0.0 if numbers is None else numbers[0]
-
-
-def _said(value: Hashable) -> str:
-    if value is None or value == "":
-        return "(none)"
-    if isinstance(value, float):
-        return f"{value:g}"
-    try:
-        return "\\".join(f"{float(part):.2f}" for part in str(value).split("\\"))
-    except ValueError:
-        return str(value)
 
 
 def _joined(names: Sequence[Text]) -> Text:

@@ -4,10 +4,12 @@ import time
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from inference.volume import Geometry
 from node.assembly import assemble
+from node.separators import separating_values
 from tests.multi_frames import one, write_enhanced
 from tests.slices import decimals, grid_affine, write_slices
 
@@ -172,6 +174,14 @@ def test_frames_are_told_apart_by_their_dimensions(tmp_path):
     assert assembled.verdict.accepted, assembled.verdict.reason
     assert "dimension 1 1 was assessed" in assembled.volume.limitations[0].en
     assert stack_in(assembled.volume) == 1
+
+
+@pytest.mark.parametrize("nonsense", ["no number", ["1", "x"], [1.5, None]])
+def test_dimensions_that_are_no_numbers_tell_nothing_apart(nonsense):
+    header = Dataset()
+    header.add_new("DimensionIndexValues", "LO", nonsense)
+    values = separating_values(header)
+    assert values["DimensionIndexValues 2"] is None
 
 
 def test_images_sent_twice_under_other_uids_are_dropped(tmp_path):
