@@ -18,12 +18,12 @@ from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict, Volume
 from node import stack_wording as wording
 from node.codecs import Codecs
-from node.frames import Frame
+from node.frames import MODALITY_OF_CLASS, Frame
 from node.geometry import MAX_GAP, Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
 from node.pixels import decode_frames, pixel_format
 from node.resampling import resample
-from node.slice_selection import MODALITY_OF_CLASS, select_slices
+from node.slice_selection import select_slices
 from node.stacks import choose_stack, separate_stacks
 
 NO_FRAME = Text(

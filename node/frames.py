@@ -22,15 +22,15 @@ from node.mosaic import MosaicTile, is_mosaic, mosaic_tiles
 from node.spatial_frames import spatial_headers
 from node.uih_grid import grid_tiles, is_grid
 
-ENHANCED = frozenset(
-    (
-        EnhancedCTImageStorage,
-        EnhancedMRImageStorage,
-        LegacyConvertedEnhancedCTImageStorage,
-        LegacyConvertedEnhancedMRImageStorage,
-    )
-)
-SINGLE_FRAME = frozenset((CTImageStorage, MRImageStorage))
+SINGLE_FRAME = {CTImageStorage: "CT", MRImageStorage: "MR"}
+ENHANCED = {
+    EnhancedCTImageStorage: "CT",
+    LegacyConvertedEnhancedCTImageStorage: "CT",
+    EnhancedMRImageStorage: "MR",
+    LegacyConvertedEnhancedMRImageStorage: "MR",
+}
+MODALITY_OF_CLASS = SINGLE_FRAME | ENHANCED
+"""The SOP classes whose images can be slices."""
 
 
 @dataclass(frozen=True)

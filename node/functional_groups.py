@@ -10,8 +10,8 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
+from node.data_elements import Elements
 from node.image_header import (
-    Elements,
     check_frames,
     check_proportion,
     element_of,

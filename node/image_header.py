@@ -8,14 +8,12 @@ from typing import Any, cast
 
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import DSfloat
 
 from inference.assessment import Text
+from node.data_elements import Elements
 from node.instances import Instance, UnreadableInstanceError, integer_of
-
-Elements = dict[BaseTag, DataElement | RawDataElement]
 
 MAX_ELEMENTS = 2**23
 """All images' headers together may have so many elements; 20,000 frames have 5,000,000."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from inference.assessment import Text
+from node.data_elements import Elements
 from node.image_header import (
-    Elements,
     elements_of,
     image_header,
     parsed_elements,

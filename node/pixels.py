@@ -215,12 +215,14 @@ def _part(frame: Frame, stored: Stored, shape: tuple[int, ...]) -> Stored:
 
 
 def _unreadable(instance: Instance, en: str, zh: str) -> UnreadableInstanceError:
-    syntax = instance.transfer_syntax.name or "no transfer syntax"
+    syntax = instance.transfer_syntax
+    name = syntax.name or "no transfer syntax"
+    may_help = syntax.is_transfer_syntax and syntax.is_compressed
     return UnreadableInstanceError(
         Text(
-            en=f"Instance {instance.uid} ({syntax}) cannot be used: {en}. "
-            "Send the series again, uncompressed if the PACS can.",
-            zh=f"实例 {instance.uid}（{syntax}）无法使用：{zh}。"
-            "请重新发送该序列，如 PACS 支持请以未压缩格式发送。",
+            en=f"Instance {instance.uid} ({name}) cannot be used: {en}. "
+            f"Send the series again{', uncompressed if the PACS can' if may_help else ''}.",
+            zh=f"实例 {instance.uid}（{name}）无法使用：{zh}。"
+            f"请重新发送该序列{'，如 PACS 支持请以未压缩格式发送' if may_help else ''}。",
         )
     )

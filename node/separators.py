@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from pydicom import Dataset
 
 from inference.assessment import Text
+from node.image_header import private_value
 from node.instances import numbers_of, text_of, value_of
 
 MAX_DIMENSIONS = 8
@@ -15,7 +16,6 @@ SEPARATORS = {
     "DiffusionBValue": Text(en="diffusion b-value", zh="扩散 b 值"),
     "DiffusionGradientOrientation": Text(en="diffusion direction", zh="扩散方向"),
     "TemporalPositionIdentifier": Text(en="temporal position", zh="时相"),
-    "TemporalPositionIndex": Text(en="temporal position", zh="时相"),
     "ImageType": Text(en="image type", zh="图像类型"),
     "ComplexImageComponent": Text(en="complex component", zh="复数分量"),
     "ASLContext": Text(en="labelling", zh="标记状态"),
@@ -70,11 +70,11 @@ def b_value(header: Dataset) -> float | None:
     if public is not None:
         return public[0]
     for creator, group, element in PRIVATE_B_VALUES:
+        value = private_value(header, group, creator, element)
+        several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         try:
-            value = header.private_block(group, creator)[element].value
-            first = value if isinstance(value, (int, float, str)) else value[0]
-            return float(first) % GE_B_VALUE_OFFSET
-        except Exception:  # noqa: BLE001, S112 - absent, or no number: private values are anything
+            return float(value[0] if several else value) % GE_B_VALUE_OFFSET
+        except (TypeError, ValueError, IndexError):  # absent, or no number
             continue
     return None
 

@@ -10,19 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    MRImageStorage,
-)
+from pydicom.uid import UID
 
 from inference.assessment import Text
 from inference.volume import Geometry
-from node.frames import Frame, frames_of
+from node.frames import MODALITY_OF_CLASS, Frame, frames_of
 from node.instances import Instance, integer_of, numbers_of, text_of, value_of
 from node.planes import Plane
 
@@ -31,16 +23,6 @@ MIN_STACK_SHARE = 0.5
 
 MAX_UNPLACED_SHARE = 0.1
 """Up to this share of the images, or one, may lack a position where the matrix is another."""
-
-MODALITY_OF_CLASS = {
-    CTImageStorage: "CT",
-    EnhancedCTImageStorage: "CT",
-    LegacyConvertedEnhancedCTImageStorage: "CT",
-    MRImageStorage: "MR",
-    EnhancedMRImageStorage: "MR",
-    LegacyConvertedEnhancedMRImageStorage: "MR",
-}
-"""The SOP classes whose images can be slices."""
 
 NON_VOLUME_IMAGE_TYPES = {
     "LOCALIZER": "localizer",

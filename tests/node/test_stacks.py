@@ -184,6 +184,14 @@ def test_dimensions_that_are_no_numbers_tell_nothing_apart(nonsense):
     assert values["DimensionIndexValues 2"] is None
 
 
+@pytest.mark.parametrize("nonsense", [b"\x00\x00zD", [], "many"])
+def test_a_private_b_value_that_is_no_number_is_none(nonsense):
+    header = Dataset()
+    block = header.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+    block.add_new(0x0C, "UN" if isinstance(nonsense, bytes) else "LO", nonsense)
+    assert separating_values(header)["DiffusionBValue"] is None
+
+
 def test_images_sent_twice_under_other_uids_are_dropped(tmp_path):
     once = write_slices(
         tmp_path / "a", np.arange(60, dtype=np.int16).reshape(6, 5, 2), grid_affine()
