@@ -86,8 +86,12 @@ def select_slices(instances: Sequence[Instance]) -> Selection:
         return Selection(tuple(images), (), rules, refusal)
 
     slices, strays = _separate_strays([_Slice(image, _plane(image.header)) for image in images])
-    if strays:
-        rules["image of another matrix or orientation than the stack"] = len(strays)
+    rules.update(
+        "image without a position"
+        if stray.plane is None
+        else "image of another matrix or orientation than the stack"
+        for stray in strays
+    )
     return Selection(
         slices=tuple(item.frame for item in slices),
         planes=tuple(item.plane for item in slices if item.plane is not None),

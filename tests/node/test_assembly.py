@@ -336,6 +336,14 @@ def test_a_stray_image_is_set_aside(tmp_path, what):
     assert verdict.set_aside == ("1 x image of another matrix or orientation than the stack",)
 
 
+def test_an_image_that_was_cut_short_in_its_header_is_set_aside_for_what_it_lacks(tmp_path):
+    paths = write_slices(tmp_path, numbered(20), grid_affine())
+    paths[7].write_bytes(paths[7].read_bytes()[:900])
+    verdict = assemble(paths).verdict
+    assert verdict.set_aside == ("1 x image without a position",)
+    assert verdict.missing_slices == 1
+
+
 # Refused
 
 
