@@ -6,6 +6,7 @@ its work, and one that repeats it puts the same bytes there.
 
 import io
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,36 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import orjson
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydicom import Dataset, dcmread
 
 from inference.assessment import Assessment, AssessmentRecord
 from node.durable import fsync_folder, replace_durably
+from sr_writer.results import Kind, Result, refers_to
 
-SEGMENTATION = "segmentation.dcm"
-REPORT = "report.dcm"
 _INSTANCES = "instances.json"
+_RESULTS = "results.json"
 _ASSESSMENT = "assessment.json"
 _ON_IMAGES = "on_images.json"
 _MASKS = "masks.npz"
+
+
+class ResultFile(BaseModel):
+    """A result as it lies in a run's folder, in the order to send them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind
+    rank: int
+    language: str
+    sop_class: str
+    instance_uid: str
+    refers_to: tuple[str, ...]
+    """SOP Instance UIDs of the results without which this one must not be sent."""
+
+
+_RESULT_FILES = TypeAdapter(tuple[ResultFile, ...])
 
 
 @dataclass(frozen=True)
@@ -92,25 +112,55 @@ class RunFolder:
         """Whether the volume was assessed, or was found not to be assessable."""
         return (self.path / _ASSESSMENT).exists()
 
-    def save_object(self, name: str, dataset: Dataset) -> None:
-        """Keep an object as a DICOM Part 10 file."""
+    def save_results(self, results: Sequence[Result]) -> None:
+        """Keep objects as DICOM Part 10 files; the list of them goes last, when all are there."""
+        uids = [str(result.dataset.SOPInstanceUID) for result in results]
+        times: Counter[Kind] = Counter()
+        files = []
+        for result in results:
+            times[result.kind] += 1
+            number = times[result.kind]
+            name = f"{result.kind}.dcm" if number == 1 else f"{result.kind}-{number}.dcm"
+            self._save_object(name, result.dataset)
+            own = str(result.dataset.SOPInstanceUID)
+            files.append(
+                ResultFile(
+                    name=name,
+                    kind=result.kind,
+                    rank=result.rank,
+                    language=result.language,
+                    sop_class=str(result.dataset.SOPClassUID),
+                    instance_uid=own,
+                    refers_to=tuple(refers_to(result.dataset, uids)),
+                )
+            )
+        replace_durably(self.path / _RESULTS, _RESULT_FILES.dump_json(tuple(files), indent=1))
+
+    def _save_object(self, name: str, dataset: Dataset) -> None:
         buffer = io.BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
         replace_durably(self.path / name, buffer.getvalue())
 
+    def results(self) -> tuple[ResultFile, ...]:
+        """What was written, in the order to send it; empty before that."""
+        path = self.path / _RESULTS
+        return _RESULT_FILES.validate_json(path.read_bytes()) if path.exists() else ()
+
     def object_paths(self) -> list[Path]:
         """The objects in the order to send them: what is referenced before what refers to it."""
-        paths = [self.path / name for name in (SEGMENTATION, REPORT)]
-        return [path for path in paths if path.exists()]
+        return [self.path / result.name for result in self.results()]
 
     def objects(self) -> list[Dataset]:
         """The objects themselves."""
         return [dcmread(path) for path in self.object_paths()]
 
-    def report(self) -> Dataset | None:
-        """The report, None where none was written."""
-        path = self.path / REPORT
-        return dcmread(path) if path.exists() else None
+    def reports(self) -> dict[int, Dataset]:
+        """The reports by rank, none where none was written."""
+        return {
+            result.rank: dcmread(self.path / result.name)
+            for result in self.results()
+            if result.kind is Kind.REPORT
+        }
 
     def save_pictures(self, pictures: Sequence[tuple[int, bytes]]) -> None:
         """Keep PNG pictures of key slices, named by slice index."""

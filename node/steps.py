@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Event
 
 import structlog
-from pydicom import Dataset
 
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
 from inference.bundle import find_bundle
@@ -30,15 +29,14 @@ from node.catalogue import Catalogue
 from node.clinical_context import clinical_context
 from node.completeness import routed_series
 from node.resident_model import MODEL_ERRORS, ResidentModel
-from node.run_folder import REPORT, SEGMENTATION, RunFolder
+from node.run_folder import RunFolder
 from node.settings import Route, Settings
 from node.spool import InstanceKey, Spool
 from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
-from sr_writer.report import write_report
-from sr_writer.segmentation import write_segmentation
+from sr_writer.results import write_results
 from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
 
@@ -201,7 +199,7 @@ def _remedy(error: Exception) -> str:
 
 
 def write(bench: Workbench, run: Run, series: str) -> None:
-    """Write SEG, SR and pictures of the assessment."""
+    """Write the objects and pictures of the assessment."""
     folder = bench.folder(run.id)
     assessment = folder.assessment()
     assembled = bench.series(run, series)
@@ -217,27 +215,18 @@ def write(bench: Workbench, run: Run, series: str) -> None:
         station_name=bench.settings.node.ae_title,
         written_at=record.assessed_at,
     )
-    segmentation = None
     volume = assembled.volume if record.completed else None
     if volume is not None:
-        if record.segments:
-            segmentation = write_segmentation(assessment, volume, provenance)
-            folder.save_object(SEGMENTATION, segmentation)
         folder.save_record_on_images(on_images(assessment, volume).record)
         folder.save_pictures(draw_key_slices(assessment, volume))
-    report = write_report(
+    results = write_results(
         assessment,
         assembled.headers,
         volume,
-        segmentation,
         provenance,
-        predecessor=_predecessor(bench, run),
+        predecessors=bench.folder(run.supersedes).reports() if run.supersedes else {},
     )
-    folder.save_object(REPORT, report)
-
-
-def _predecessor(bench: Workbench, run: Run) -> Dataset | None:
-    return bench.folder(run.supersedes).report() if run.supersedes else None
+    folder.save_results(results)
 
 
 def check(bench: Workbench, run: Run, series: str) -> None:

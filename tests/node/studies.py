@@ -4,14 +4,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from node.catalogue import Catalogue, Received
-from node.run_folder import REPORT, SEGMENTATION, RunFolder
+from node.run_folder import RunFolder
 from node.settings import Settings
 from node.spool import InstanceKey
 from node.status import MILESTONES
 from node.tables import DeliveredObject, DeliveryState, RunState
 from sr_writer.key_images import draw_key_slices
-from sr_writer.report import write_report
-from sr_writer.segmentation import write_segmentation
+from sr_writer.results import write_results
 from tests.sr_writer.series import PROVENANCE, make_volume, present
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -85,17 +84,12 @@ def deliver(catalogue: Catalogue, run_id: str, state: DeliveryState, **columns):
     catalogue.record_attempt(delivery, objects, state=state, **said)
 
 
-def write_results(settings: Settings, run_id: str, assess=present):
+def fill_run_folder(settings: Settings, run_id: str, assess=present):
     """What the steps leave in a run's folder."""
     folder = RunFolder(settings.runs_dir / run_id)
     volume = make_volume()
     assessment = assess(volume)
     folder.save_assessment(assessment)
-    segmentation = None
-    if assessment.record.segments:
-        segmentation = write_segmentation(assessment, volume, PROVENANCE)
-        folder.save_object(SEGMENTATION, segmentation)
-    folder.save_object(
-        REPORT, write_report(assessment, volume.sources, volume, segmentation, PROVENANCE)
-    )
+    results = write_results(assessment, volume.sources, volume, PROVENANCE, predecessors={})
+    folder.save_results(results)
     folder.save_pictures(draw_key_slices(assessment, volume))

@@ -4,16 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pynetdicom import AE, evt
 
 from node import delivery
 from node.catalogue import Catalogue, Received
-from node.run_folder import REPORT
 from node.settings import load_settings
 from node.spool import InstanceKey
 from node.steps import Workbench
 from node.store_scu import PeerError, echo
 from node.tables import DeliveryState, RunState
+from sr_writer.results import Kind, Result
 from tests.node.configuration import free_ports, write_config
 from tests.slices import grid_affine, write_slices
 
@@ -44,7 +45,8 @@ def bench(tmp_path):
     folder = bench.folder(RUN)
     folder.path.mkdir(parents=True)
     (image,) = write_slices(tmp_path / "x", np.zeros((1, 8, 8), np.int16), grid_affine())
-    image.rename(folder.path / REPORT)  # any instance will do: what is sent is not looked into
+    # Any instance will do: what is sent is not looked into.
+    folder.save_results([Result(Kind.REPORT, dcmread(image))])
     bench.catalogue.open_deliveries(RUN, ["pacs"], timedelta(0))
     yield bench
     bench.catalogue.close()

@@ -25,7 +25,15 @@ from node.spool import InstanceKey, Spool
 from node.tables import DeliveryState, RunState
 from node.web.application import create_app
 from sr_writer.report import report_text
-from tests.node.studies import HEAD, PACS, deliver, make_settings, open_run, receive, write_results
+from tests.node.studies import (
+    HEAD,
+    PACS,
+    deliver,
+    fill_run_folder,
+    make_settings,
+    open_run,
+    receive,
+)
 from tests.sr_writer.series import NARRATIVE, on_slices, undetermined
 
 STUDY = "1.2.3"
@@ -54,7 +62,7 @@ def client(settings, catalogue):
 def results(tmp_path_factory):
     """What a run with a finding has written, once for all tests."""
     state_dir = tmp_path_factory.mktemp("results")
-    write_results(make_settings(state_dir), RUN)
+    fill_run_folder(make_settings(state_dir), RUN)
     return RunFolder(state_dir / "runs" / RUN)
 
 
@@ -140,7 +148,7 @@ def test_the_study_view_says_whose_the_narrative_is(client, delivered):
 def test_the_study_view_names_the_slices_of_a_finding_without_outline(client, settings, catalogue):
     receive(catalogue, STUDY)
     open_run(catalogue, STUDY, RUN, RunState.DELIVERED)
-    write_results(settings, RUN, on_slices)
+    fill_run_folder(settings, RUN, on_slices)
     page = text(client.get("/studies/1.2.3"))
     assert "Midline shift 中线移位 present, left" in page
     assert "Seen on slices 5, 10 to 11 (best on 10), without outline 第5、10至11层" in page
@@ -175,7 +183,7 @@ def test_a_delivery_that_waits_shows_its_error_and_what_to_do(client, catalogue)
 def test_an_abstention_says_why(client, settings, catalogue):
     receive(catalogue, STUDY)
     open_run(catalogue, STUDY, RUN, RunState.DELIVERED)
-    write_results(settings, RUN, undetermined)
+    fill_run_folder(settings, RUN, undetermined)
     page = text(client.get("/studies/1.2.3"))
     assert "undetermined" in page
     assert "The model could not decide. 模型无法判定。" in page
