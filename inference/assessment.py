@@ -13,6 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 Mask = npt.NDArray[np.bool_]
+ProbabilityMap = npt.NDArray[np.uint8]
+"""Probability in 255ths, 255 being certain."""
 
 
 class _Frozen(BaseModel):
@@ -132,15 +134,23 @@ class AssessmentRecord(_Frozen):
 
 @dataclass(frozen=True)
 class Assessment:
-    """A record and its masks: segment number -> boolean array [slice, row, column] on the grid."""
+    """A record and its masks: segment number -> boolean array [slice, row, column] on the grid.
+
+    `probabilities` has, for segments of models that give one, how probable each voxel is part of
+    it, in the shape of its mask.
+    """
 
     record: AssessmentRecord
     masks: Mapping[int, Mask] = field(default_factory=dict)
+    probabilities: Mapping[int, ProbabilityMap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = {segment.number for segment in self.record.segments}
         if numbers != set(self.masks):
             raise ValueError(f"segments {sorted(numbers)} but masks {sorted(self.masks)}")
+        for number, probability in self.probabilities.items():
+            if number not in numbers or probability.shape != self.masks[number].shape:
+                raise ValueError(f"the probability map {number} is not on the grid of a mask")
         for finding in self.record.findings:
             if finding.presence is Presence.PRESENT and finding.evidence is None:
                 raise ValueError(f"finding {finding.name} is present without evidence")
