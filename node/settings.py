@@ -8,7 +8,7 @@ import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from inference.providers import Limits, OnMissing, Provider, SessionSettings
 from node.geometry import MAX_GAP
 from node.mistakes import sentence_of
 from node.routing import STACK_VARIABLES, check_expression
+from sr_writer.results import Kind
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
 # PS3.5 6.2: default repertoire without backslash and control characters
@@ -131,6 +132,23 @@ class Peer(_Section):
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
+    objects: tuple[Kind, ...] = Field(
+        default=(Kind.SEGMENTATION, Kind.SECONDARY_CAPTURE, Kind.REPORT, Kind.TEXT_REPORT),
+        min_length=1,
+        description="what it is sent",
+    )
+    languages: tuple[Literal["en", "zh"], ...] = Field(
+        default=("en", "zh"), min_length=1, description="of documents in one language"
+    )
+    charset: Literal["utf-8", "gb18030"] = "utf-8"
+
+    @field_validator("objects", "languages")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if value.count(one) > 1:
+                raise ValueError(f"'{one}' is there twice; name each once")
+        return value
 
 
 class Route(_Section):
@@ -261,6 +279,10 @@ class Settings(BaseSettings):
         raise KeyError(
             f"no peer is named '{name}'; peers are: {', '.join(p.name for p in self.peers)}"
         )
+
+    def destinations(self, route: Route) -> tuple[Peer, ...]:
+        """Return the peers that a route's results go to."""
+        return tuple(self.peer(name) for name in route.results_to)
 
     def route(self, name: str) -> Route:
         """Return the route called `name`."""

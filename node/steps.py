@@ -36,7 +36,7 @@ from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
-from sr_writer.results import write_results
+from sr_writer.results import with_fallbacks, write_results
 from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
 
@@ -219,12 +219,15 @@ def write(bench: Workbench, run: Run, series: str) -> None:
     if volume is not None:
         folder.save_record_on_images(on_images(assessment, volume).record)
         folder.save_pictures(draw_key_slices(assessment, volume))
+    peers = bench.settings.destinations(bench.route(run))
     results = write_results(
         assessment,
         assembled.headers,
         volume,
         provenance,
         predecessors=bench.folder(run.supersedes).reports() if run.supersedes else {},
+        kinds=with_fallbacks(kind for peer in peers for kind in peer.objects),
+        languages={language for peer in peers for language in peer.languages},
     )
     folder.save_results(results)
 

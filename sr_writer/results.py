@@ -5,11 +5,24 @@ another way; of these it gets the lowest rank that it takes. Where it takes none
 `FALLBACKS` names is sent in its place.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from inference.assessment import Assessment
 from inference.volume import Volume
@@ -35,7 +48,28 @@ FALLBACKS: Mapping[Kind, Kind] = {
     Kind.SEGMENTATION: Kind.SECONDARY_CAPTURE,
     Kind.REPORT: Kind.TEXT_REPORT,
 }
-"""What is sent in place of a kind that a destination does not take at all."""
+"""What is sent in place of a kind that a destination does not take at all; a later kind."""
+
+SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
+    Kind.SEGMENTATION: (SegmentationStorage,),
+    Kind.PARAMETRIC_MAP: (ParametricMapStorage,),
+    Kind.SECONDARY_CAPTURE: (SecondaryCaptureImageStorage,),
+    Kind.PRESENTATION_STATE: (GrayscaleSoftcopyPresentationStateStorage,),
+    Kind.REPORT: (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage),
+    Kind.TEXT_REPORT: (BasicTextSRStorage,),
+    Kind.PDF: (EncapsulatedPDFStorage,),
+    Kind.KEY_OBJECTS: (KeyObjectSelectionDocumentStorage,),
+}
+"""SOP classes that a kind is written in, in the order of its ranks, each once."""
+
+LANGUAGES = ("en", "zh")
+"""RFC 5646 tags of those that objects are written in."""
+
+
+def with_fallbacks(kinds: Iterable[Kind]) -> frozenset[Kind]:
+    """Return `kinds` and what may have to stand in for one of them."""
+    wanted = frozenset(kinds)
+    return wanted | {FALLBACKS[kind] for kind in wanted if kind in FALLBACKS}
 
 
 @dataclass(frozen=True)
@@ -56,8 +90,10 @@ def write_results(
     provenance: Provenance,
     *,
     predecessors: Mapping[int, Dataset],
+    kinds: Collection[Kind],
+    languages: Collection[str],
 ) -> list[Result]:
-    """Write every object of an assessment.
+    """Write the objects of an assessment.
 
     Parameters
     ----------
@@ -67,8 +103,13 @@ def write_results(
         What was assessed, None where nothing was.
     predecessors
         The reports that these supersede, by rank.
+    kinds
+        What to write, `with_fallbacks`; nothing is written that no destination could get.
+    languages
+        Those of `LANGUAGES` to write the objects in that are in one language.
     """
-    return list(_results(assessment, headers, volume, provenance, predecessors))
+    made = _results(assessment, headers, volume, provenance, predecessors, kinds=kinds)
+    return [result for result in made if not result.language or result.language in languages]
 
 
 def _results(
@@ -77,15 +118,18 @@ def _results(
     volume: Volume | None,
     provenance: Provenance,
     predecessors: Mapping[int, Dataset],
+    *,
+    kinds: Collection[Kind],
 ) -> Iterator[Result]:
     segmentation = None
-    if volume is not None and assessment.record.segments:
+    if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
         segmentation = write_segmentation(assessment, volume, provenance)
         yield Result(Kind.SEGMENTATION, segmentation)
-    report = write_report(
-        assessment, headers, volume, segmentation, provenance, predecessor=predecessors.get(0)
-    )
-    yield Result(Kind.REPORT, report)
+    if Kind.REPORT in kinds:
+        report = write_report(
+            assessment, headers, volume, segmentation, provenance, predecessor=predecessors.get(0)
+        )
+        yield Result(Kind.REPORT, report)
 
 
 def refers_to(dataset: Dataset, uids: Sequence[str]) -> list[str]:

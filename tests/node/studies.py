@@ -10,7 +10,7 @@ from node.spool import InstanceKey
 from node.status import MILESTONES
 from node.tables import DeliveredObject, DeliveryState, RunState
 from sr_writer.key_images import draw_key_slices
-from sr_writer.results import write_results
+from sr_writer.results import LANGUAGES, Kind, write_results
 from tests.sr_writer.series import PROVENANCE, make_volume, present
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -90,6 +90,14 @@ def fill_run_folder(settings: Settings, run_id: str, assess=present):
     volume = make_volume()
     assessment = assess(volume)
     folder.save_assessment(assessment)
-    results = write_results(assessment, volume.sources, volume, PROVENANCE, predecessors={})
+    results = write_results(
+        assessment,
+        volume.sources,
+        volume,
+        PROVENANCE,
+        predecessors={},
+        kinds=tuple(Kind),
+        languages=LANGUAGES,
+    )
     folder.save_results(results)
     folder.save_pictures(draw_key_slices(assessment, volume))

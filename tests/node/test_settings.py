@@ -57,6 +57,17 @@ def test_the_environment_overrides_the_file(load, monkeypatch):
         (("port = 104", ""), "peers.0.port: is missing"),
         (('"PACS"', '"A TITLE THAT IS TOO LONG"'), "an AE title has 1 to 16"),
         (('"PACS"', r'"PA\\CS"'), "an AE title has 1 to 16"),
+        (("port = 104", 'port = 104\nobjects = ["sr"]'), "peers.0.objects.0: Input should be 'seg"),
+        (
+            ("port = 104", "port = 104\nobjects = []"),
+            "peers.0.objects: Tuple should have at least 1",
+        ),
+        (
+            ("port = 104", 'port = 104\nobjects = ["pdf", "pdf"]'),
+            "peers.0.objects: 'pdf' is there twice; name each once",
+        ),
+        (("port = 104", 'port = 104\nlanguages = ["de"]'), "languages.0: Input should be 'en' or"),
+        (("port = 104", 'port = 104\ncharset = "big5"'), "should be 'utf-8' or 'gb18030'"),
         (
             ('["pacs"]', '["pax"]'),
             "routes.head.results_to: no peer is named 'pax'; peers are",
@@ -86,6 +97,12 @@ def test_a_mistake_is_named_with_its_remedy(load, change, mistake):
         load(GOOD.replace(*change))
     assert mistake in str(refused.value)
     assert "overread.toml" in str(refused.value)
+
+
+def test_a_destination_gets_by_default_what_any_viewer_shows(load):
+    peer = load(GOOD).peer("pacs")
+    assert peer.objects == ("segmentation", "secondary_capture", "report", "text_report")
+    assert (peer.languages, peer.charset) == (("en", "zh"), "utf-8")
 
 
 def test_all_mistakes_are_named_at_once(load):
