@@ -3,7 +3,7 @@
 Made by a model in `inference`, read by `sr_writer` and the status pages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,32 @@ from pydantic import BaseModel, ConfigDict, Field
 Mask = npt.NDArray[np.bool_]
 ProbabilityMap = npt.NDArray[np.uint8]
 """Probability in 255ths, 255 being certain."""
+
+
+LabelArray = npt.NDArray[np.uint8 | np.uint16]
+
+
+class LabelMap(Mapping[int, Mask]):
+    """Masks that do not overlap, each made when it is asked for: a hundred would not fit in memory.
+
+    `labels` [slice, row, column] has the number of the segment that a voxel is part of, from 1 to
+    `count`, and 0 where it is part of none.
+    """
+
+    def __init__(self, labels: LabelArray, count: int) -> None:
+        self.labels = labels
+        self._numbers = range(1, count + 1)
+
+    def __getitem__(self, number: int) -> Mask:
+        if number not in self._numbers:
+            raise KeyError(number)
+        return self.labels == number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 class _Frozen(BaseModel):
@@ -34,6 +60,10 @@ class NotForThisModel(Exception):  # noqa: N818 - a refusal, not a failure
     def __init__(self, en: str, zh: str) -> None:
         super().__init__(en)
         self.reason = Text(en=en, zh=zh)
+
+
+PRIVATE_SCHEME = "99OVERREAD"
+"""Coding Scheme Designator of concepts that no terminology has (PS3.3 Section 8.2)."""
 
 
 class Code(_Frozen):
@@ -136,6 +166,7 @@ class AssessmentRecord(_Frozen):
 class Assessment:
     """A record and its masks: segment number -> boolean array [slice, row, column] on the grid.
 
+    Many masks that do not overlap are best given as a `LabelMap`.
     `probabilities` has, for segments of models that give one, how probable each voxel is part of
     it, in the shape of its mask.
     """
