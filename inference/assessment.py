@@ -34,7 +34,8 @@ class LabelMap(Mapping[int, Mask]):
     def __getitem__(self, number: int) -> Mask:
         if number not in self._numbers:
             raise KeyError(number)
-        return self.labels == number
+        mask: Mask = self.labels == number
+        return mask
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._numbers)

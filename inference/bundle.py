@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from inference.assessment import ModelIdentity
 from inference.calibration import scored_by
-from inference.manifest import Manifest
+from inference.manifest import Manifest, mistakes_of
 
 MANIFEST = "manifest.json"
 VISION, EMBED, SEGMENT, TOKENIZER = "vision.onnx", "embed.onnx", "seg.onnx", "tokenizer.json"
@@ -68,10 +68,13 @@ def load_bundle(folder: Path) -> Bundle:
         ) from error
     try:
         manifest = Manifest.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
-        raise BundleError(f"{path}: not a valid manifest: {error}. Export the bundle again.") from (
-            error
-        )
+    except ValidationError as error:
+        raise BundleError(
+            f"{path}: not a valid manifest: {mistakes_of(error)}. Correct it, or the card and add "
+            "the model again."
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{path}: not a valid manifest: {error}. Add the model again.") from error
     digest = hashlib.sha256(content)
     required = (VISION, EMBED, decoder_file(manifest.decoder.precision), TOKENIZER)
     missing = [name for name in required if name not in manifest.files]

@@ -1,7 +1,6 @@
 """A finding from an answer and its evidence: sides, sizes and slices are measured, never told."""
 
 from inference.assessment import (
-    Code,
     Evidence,
     Finding,
     Mask,
@@ -10,15 +9,11 @@ from inference.assessment import (
     Segment,
     Text,
 )
+from inference.coding import measurement
 from inference.families.reading import Found
 from inference.manifest import FindingSpec
 from inference.segmenter import long_axis_mm
 from inference.volume import Volume
-
-VOLUME = Code(value="118565006", scheme="SCT", meaning="Volume")
-LONG_AXIS = Code(value="103339001", scheme="SCT", meaning="Long axis")
-MILLILITRE = Code(value="mL", scheme="UCUM", meaning="milliliter")
-MILLIMETRE = Code(value="mm", scheme="UCUM", meaning="millimeter")
 
 
 def finding_of(
@@ -72,6 +67,6 @@ def _measurements(volume: Volume, mask: Mask, number: int) -> tuple[Measurement,
     volume_ml = round(int(mask.sum()) * volume.voxel_volume_ml, 2)
     axis_mm = round(long_axis_mm(mask, volume.grid.affine), 1)
     return (
-        Measurement(code=VOLUME, value=volume_ml, unit=MILLILITRE, segment=number),
-        Measurement(code=LONG_AXIS, value=axis_mm, unit=MILLIMETRE, segment=number),
+        measurement("volume", volume_ml, "mL", number),
+        measurement("long_axis", axis_mm, "mm", number),
     )

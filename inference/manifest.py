@@ -4,11 +4,12 @@ How a volume is brought before the vision graph, where the image tokens stand in
 is asked, how an answer becomes a probability, and which codes it carries.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference.assessment import Code, Text
+from inference.coding import concept_of, with_codes
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Modality = Literal["CT", "MR"]
@@ -164,7 +165,10 @@ class WordsOf(_Frozen):
 
 
 class SegmentSpec(_Frozen):
-    """What the outline of a finding is called, and what counts as one."""
+    """What the outline of a finding is called, and what counts as one.
+
+    `category` and `type` are codes, or keys of the coding table.
+    """
 
     category: Code
     type: Code
@@ -185,7 +189,11 @@ class Calibration(_Frozen):
 
 
 class FindingSpec(_Frozen):
-    """One question that the model answers, and what its answer means."""
+    """One question that the model answers, and what its answer means.
+
+    `code` and `site` are codes, or keys of the coding table; a label that is left out is the one
+    that the table has for the key.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     label: Text
@@ -202,12 +210,31 @@ class FindingSpec(_Frozen):
         default=None, description="None: the evidence is a slice, not an outline"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _label_has_codes(cls, fields: Any) -> Any:
+        return _coded(fields) if isinstance(fields, dict) else fields
+
     @model_validator(mode="after")
     def _band_holds_threshold(self) -> "FindingSpec":
         low, high = self.abstention
         if not 0 <= low <= self.threshold <= high <= 1:
             raise ValueError(f"abstention band {low}..{high} must hold threshold {self.threshold}")
         return self
+
+
+def _coded(fields: dict[str, Any]) -> dict[str, Any]:
+    """A finding as a card or a manifest has it, with the codes that its keys name."""
+    name = str(fields.get("name", ""))
+    coded = with_codes(fields, {"code": "findings", "site": "sites"}, name)
+    if isinstance(fields["code"], str) and "label" not in fields:
+        coded["label"] = concept_of("findings", fields["code"]).label
+    segment = fields.get("segment")
+    if isinstance(segment, dict):
+        coded["segment"] = with_codes(
+            segment, {"category": "segment_categories", "type": "segment_types"}, name
+        )
+    return coded
 
 
 class Origin(_Frozen):
@@ -247,3 +274,11 @@ class Manifest(_Frozen):
         if len(set(names)) < len(names):
             raise ValueError("two findings have the same name")
         return self
+
+
+def mistakes_of(error: ValidationError) -> str:
+    """All that is wrong with a manifest or a card: which field, and what."""
+    return "; ".join(
+        f"{'.'.join(map(str, detail['loc']))}: {detail['msg'].removeprefix('Value error, ')}"
+        for detail in error.errors()
+    )

@@ -25,7 +25,9 @@ from inference.bundle import (
     find_bundle,
     load_bundle,
 )
+from inference.coding import is_checked
 from inference.decoder import SequenceTooLongError
+from inference.manifest import Manifest
 from inference.model import Model, load_model
 from inference.runtime import ModelMemoryError, RuntimeProviderError
 from inference.volume import Volume
@@ -89,6 +91,7 @@ def add(
     command += ["--vision-tower", str(vision_tower)] if vision_tower else []
     if subprocess.run(command, check=False).returncode:
         fail(f"{name} was not added")
+    _print_codes(load_bundle(out).manifest)
     console.print(f"{name} is in {out}. Name it in a route, or try it: overread models ask {name}")
 
 
@@ -119,9 +122,10 @@ def show(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command()
 def check(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Verify a bundle's checksums and start its graphs as the worker would."""
+    """Verify a bundle's checksums and codes, and start its graphs as the worker would."""
     settings = settings_of(config)
     model = _model(name, settings)
+    _print_codes(model.manifest)
     console.print(f"{name} is intact and runs on {model.provider}; digest {model.identity.digest}")
     for degraded in model.degraded:
         console.print(f"[yellow]degraded[/] {degraded.en}")
@@ -185,6 +189,19 @@ def _free_questions(
     for reply in model.ask(volume, questions, context=context, priors=priors):
         share = percentage(reply.probability)
         console.print(f"{reply.question}\n  yes {share} (not calibrated); text: {reply.text}")
+
+
+def _print_codes(manifest: Manifest) -> None:
+    """Show what each label is called in the objects, and on whose word."""
+    table = Table("label", "as", "code", "scheme", "meaning", "")
+    for finding in manifest.findings:
+        named = [("finding", finding.code), ("site", finding.site)]
+        if finding.segment is not None:
+            named += [("segment", finding.segment.type), ("category", finding.segment.category)]
+        for role, code in named:
+            word = "" if is_checked(code) else "only by the card: check it"
+            table.add_row(finding.name, role, code.value, code.scheme, code.meaning, word)
+    console.print(table)
 
 
 def _valid(name: str) -> str:

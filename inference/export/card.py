@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inference.assessment import Text
 from inference.export.graphs import ExportError
-from inference.manifest import FindingSpec
+from inference.manifest import FindingSpec, mistakes_of
 
 
 class Card(BaseModel):
@@ -45,7 +45,4 @@ def load_card(path: Path) -> Card:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"{path}: is not valid TOML: {error}.") from error
     except ValidationError as error:
-        mistakes = "; ".join(
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
-        )
-        raise ExportError(f"{path}: {mistakes}. See docs/models.md, Card.") from error
+        raise ExportError(f"{path}: {mistakes_of(error)}. See docs/models.md, Card.") from error

@@ -1,6 +1,7 @@
 """The manifest of the built-in bundle: what it is for, how it is fed, what its answers mean."""
 
-from inference.assessment import Code, Text
+from inference.assessment import Text
+from inference.coding import concept_of
 from inference.manifest import (
     DecoderShape,
     FindingSpec,
@@ -22,8 +23,8 @@ STATEMENT = Text(
 FINDING = FindingSpec(
     name="intracranial_haemorrhage",
     label=Text(en="Intracranial haemorrhage", zh="颅内出血"),
-    code=Code(value="1386000", scheme="SCT", meaning="Intracranial hemorrhage"),
-    site=Code(value="12738006", scheme="SCT", meaning="Brain"),
+    code=concept_of("findings", "intracranial_hemorrhage").code,
+    site=concept_of("sites", "brain").code,
     question=QUESTION,
     threshold=0.5,
     abstention=(0.35, 0.65),
@@ -34,8 +35,8 @@ FINDING = FindingSpec(
         regions=tuple(REGIONS.values()),
     ),
     segment=SegmentSpec(
-        category=Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure"),
-        type=Code(value="50960005", scheme="SCT", meaning="Hemorrhage"),
+        category=concept_of("segment_categories", "morphologically_abnormal_structure").code,
+        type=concept_of("segment_types", "hemorrhage").code,
         min_volume_ml=0.06,
     ),
 )

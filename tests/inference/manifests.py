@@ -1,6 +1,7 @@
 """A manifest of no particular model, for tests of what is done with one."""
 
 from inference.assessment import Code, Text
+from inference.coding import concept_of
 from inference.manifest import FindingSpec, Manifest, SegmentSpec, WordsOf
 
 HAEMORRHAGE = FindingSpec(
@@ -19,8 +20,8 @@ HAEMORRHAGE = FindingSpec(
 MASS = HAEMORRHAGE.model_copy(
     update={
         "segment": SegmentSpec(
-            category=Code(value="49755003", scheme="SCT", meaning="Morphologic abnormality"),
-            type=Code(value="4147007", scheme="SCT", meaning="Mass"),
+            category=concept_of("segment_categories", "morphologically_abnormal_structure").code,
+            type=concept_of("segment_types", "mass").code,
         )
     }
 )
@@ -29,8 +30,8 @@ MASS = HAEMORRHAGE.model_copy(
 SHIFT = FindingSpec(
     name="midline_shift",
     label=Text(en="Midline shift", zh="中线移位"),
-    code=Code(value="3451000119100", scheme="SCT", meaning="Midline shift of brain"),
-    site=Code(value="12738006", scheme="SCT", meaning="Brain"),
+    code="midline_shift",
+    site="brain",
     question="Is there a midline shift?",
     words=WordsOf(
         present=Text(en="midline shift", zh="中线移位"),

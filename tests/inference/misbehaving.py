@@ -12,7 +12,7 @@ import numpy as np
 from inference.assessment import Assessment, AssessmentRecord, Code, ModelIdentity, Segment, Text
 
 HERE = "tests.inference.misbehaving"
-POSITIVE = Code(value="1", scheme="99TEST", meaning="positive")
+POSITIVE = Code(value="1", scheme="99OVERREAD", meaning="positive")
 IDENTITY = ModelIdentity(
     name="misbehaving",
     version="1",

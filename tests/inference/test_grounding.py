@@ -18,7 +18,7 @@ BLEED = HAEMORRHAGE.model_copy(
         "name": "bleed",
         "label": Text(en="Bleed", zh="血肿"),
         "words": HAEMORRHAGE.words.model_copy(update={"present": Text(en="bleed", zh="血肿")}),
-        "code": Code(value="1", scheme="99TEST", meaning="Bleeding"),
+        "code": Code(value="1", scheme="99OVERREAD", meaning="Bleeding"),
     }
 )
 SPECS = (HAEMORRHAGE, SHIFT)

@@ -32,7 +32,7 @@ FROM_THE_HEAD = np.array([[0, 0, 4, 0], [0, 4, 0, 0], [-5.0, 0, 0, 0], [0, 0, 0,
 
 
 def finding(name: str, question: str) -> FindingSpec:
-    code = Code(value="1", scheme="99TEST", meaning=name)
+    code = Code(value="1", scheme="99OVERREAD", meaning=name)
     words = WordsOf(present=BOTH, absent=BOTH)
     return FindingSpec(name=name, label=BOTH, code=code, site=code, question=question, words=words)
 
