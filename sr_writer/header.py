@@ -8,7 +8,7 @@ one clean, decoded copy of what the writers need; everything else works on that.
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
-from highdicom import ContributingEquipment, SOPClass
+from highdicom import ContributingEquipment
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sr.codedict import codes
@@ -143,7 +143,7 @@ def constructor_header(header: Dataset) -> Dataset:
     return accepted
 
 
-def stamp(made: SOPClass, header: Dataset, model: ModelIdentity, provenance: Provenance) -> None:
+def stamp(made: Dataset, header: Dataset, model: ModelIdentity, provenance: Provenance) -> None:
     """Give an object the identity of its source, the one right equipment item, and its time.
 
     highdicom adds an item for itself and for the scanner to Contributing Equipment, has no
