@@ -7,7 +7,8 @@ needed to know that they are all there and whose they are.
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from mmap import mmap
+from typing import BinaryIO, Literal
 
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
@@ -121,17 +122,20 @@ class Intake:
     series_number: str
 
 
-def inspect(encoded: bytes, transfer_syntax: UID, sop_class: str, instance: str) -> Intake:
+def inspect(
+    encoded: bytes | mmap, transfer_syntax: UID, sop_class: str, instance: str, *, start: int = 0
+) -> Intake:
     """Check an encoded data set against the C-STORE request that brought it (PS3.4 Section B.2).
 
-    `sop_class` and `instance` are the Affected SOP Class and Instance UIDs of the request. Raises
-    IntakeError for a data set that is cut short, is no image, or is not what the request says.
+    It begins at `start` in `encoded`. `sop_class` and `instance` are the Affected SOP Class and
+    Instance UIDs of the request. Raises IntakeError for a data set that is cut short, is no image,
+    or is not what the request says.
     """
     try:
         check_uid(instance, "Affected SOP Instance UID")
     except InvalidUIDError as error:
         raise IntakeError(INVALID_INSTANCE, str(error)) from None
-    header = _walk(encoded, transfer_syntax)
+    header = _walk(encoded, start, transfer_syntax)
     declared_class = _text(header, "SOPClassUID")
     if declared_class and declared_class != sop_class:
         raise IntakeError(MISMATCH, "SOP Class UID of data set and request differ")
@@ -147,14 +151,15 @@ def inspect(encoded: bytes, transfer_syntax: UID, sop_class: str, instance: str)
     return Intake(key, sop_class, study_date, modality, description, number)
 
 
-def _walk(encoded: bytes, transfer_syntax: UID) -> Dataset:
+def _walk(encoded: bytes | mmap, begin: int, transfer_syntax: UID) -> Dataset:
     """The elements before the pixel data; IntakeError unless every element is whole."""
     implicit = transfer_syntax.is_implicit_VR
     little = transfer_syntax.is_little_endian
     try:
         if transfer_syntax == DeflatedExplicitVRLittleEndian:
-            encoded = _inflate(encoded)
-        stream = BytesIO(encoded)
+            encoded, begin = _inflate(encoded[begin:]), 0
+        stream: BinaryIO = BytesIO(encoded) if isinstance(encoded, bytes) else encoded  # type: ignore[assignment]  # mmap reads like a file
+        stream.seek(begin)
         header = read_dataset(
             stream, implicit, little, stop_when=lambda tag, _vr, _length: tag >= min(_PIXEL_DATA)
         )
@@ -197,7 +202,7 @@ def _check_whole(dataset: Dataset) -> None:
 class _Bytes:
     """Numbers and tags in an encoded data set; IntakeError where it ends too early."""
 
-    encoded: bytes
+    encoded: bytes | mmap
     order: Literal["little", "big"]
 
     def number(self, offset: int, size: int) -> int:
@@ -209,7 +214,7 @@ class _Bytes:
         return self.number(offset, 2) << 16 | self.number(offset + 2, 2)
 
 
-def _end_of_pixel_data(encoded: bytes, at: int, *, implicit: bool, little: bool) -> int:
+def _end_of_pixel_data(encoded: bytes | mmap, at: int, *, implicit: bool, little: bool) -> int:
     """Offset behind the pixel data that begins at `at`; IntakeError if it is not all there."""
     source = _Bytes(encoded, "little" if little else "big")
     if len(encoded) == at or source.tag(at) not in _PIXEL_DATA:

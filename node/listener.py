@@ -22,22 +22,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue, Received
 from node.intake import (
-    DUPLICATE_INSTANCE,
     OUT_OF_RESOURCES,
     STORAGE_CLASSES,
     SUCCESS,
     TRANSFER_SYNTAXES,
-    Intake,
     IntakeError,
-    inspect,
 )
+from node.reception import Intaker
 from node.settings import Settings
-from node.spool import InstanceKey, InvalidUIDError, Spool, Stored, check_uid
+from node.spool import InstanceKey, Spool
+from node.store_request import COMMENT_LENGTH, StoreRequest
+from node.upper_layer import MAXIMUM_PDU, listen
 
 log = structlog.get_logger()
 
-MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
-COMMENT_LENGTH = 64  # Error Comment (0000,0902) is LO
 _CATALOGUE_INTERVAL = 0.2  # seconds between batches
 _CATALOGUE_BATCH = 1000
 
@@ -99,6 +97,7 @@ class Listener:
         self._spool = Spool(settings.spool_dir)
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
+        self._intaker = Intaker(self._spool, self._check_space, self._bookkeeper.note)
 
     def start(self) -> None:
         """Listen; returns at once. Raises OSError if the port is taken."""
@@ -107,9 +106,11 @@ class Listener:
         self._spool.prepare()
         node = self._settings.node
         self._entity = _application_entity(self._settings)
-        self._entity.start_server(
-            (node.host, node.port), block=False, evt_handlers=self._handlers()
-        )
+        where, handlers = (node.host, node.port), self._handlers()
+        if node.upper_layer == "pynetdicom":
+            self._entity.start_server(where, block=False, evt_handlers=handlers)
+        else:
+            listen(self._entity, where, handlers, self._intaker.begin)
         self._bookkeeper.start()
         log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
 
@@ -129,31 +130,23 @@ class Listener:
         ]
 
     def store(self, event: evt.Event) -> Dataset:
-        """Answer one C-STORE request (PS3.4 Section B.2)."""
-        try:
-            self._check_space()
-            intake, stored = self._take(event)
-        except IntakeError as error:
-            return _refusal(event, error.status, str(error))
-        except OSError as error:
-            return _refusal(event, OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
-        if stored is Stored.CONFLICT:
-            return _refusal(
-                event, DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
-            )
-        self._bookkeeper.note(_received(intake, _calling(event), datetime.now(UTC)))
-        return _response(SUCCESS)
-
-    def _take(self, event: evt.Event) -> tuple[Intake, Stored]:
-        request = cast("C_STORE", event.request)
-        encoded = event.encoded_dataset(include_meta=False)
-        intake = inspect(
-            encoded,
-            event.context.transfer_syntax,
-            str(request.AffectedSOPClassUID or ""),
-            str(request.AffectedSOPInstanceUID or ""),
+        """Answer one C-STORE request of pynetdicom's own upper layer."""
+        asked = cast("C_STORE", event.request)
+        request = StoreRequest(
+            sop_class_uid=str(asked.AffectedSOPClassUID or ""),
+            instance_uid=str(asked.AffectedSOPInstanceUID or ""),
+            transfer_syntax=event.context.transfer_syntax,
+            calling_ae_title=_calling(event),
+            address=str(event.assoc.requestor.address),
         )
-        return intake, self._spool.store(intake.key, event.encoded_dataset())
+        reception = self._intaker.begin(request)
+        reception.add(memoryview(event.encoded_dataset(include_meta=False)))
+        answer = reception.finish()
+        response = Dataset()
+        response.Status = answer.status
+        if answer.comment:
+            response.ErrorComment = answer.comment[:COMMENT_LENGTH]
+        return response
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self._settings.node.state_dir).free
@@ -194,19 +187,6 @@ def _application_entity(settings: Settings) -> AE:
     return entity
 
 
-def _received(intake: Intake, calling: str, at: datetime) -> Received:
-    return Received(
-        key=intake.key,
-        sop_class_uid=intake.sop_class_uid,
-        calling_ae_title=calling,
-        received_at=at,
-        study_date=intake.study_date,
-        modality=intake.modality,
-        series_description=intake.series_description,
-        series_number=intake.series_number,
-    )
-
-
 def _from_file(path: Path, key: InstanceKey) -> Received:
     """What the catalogue wants to know; received now, so that the study is looked at again."""
     header = dcmread(path, stop_before_pixels=True)
@@ -224,36 +204,6 @@ def _from_file(path: Path, key: InstanceKey) -> Received:
 
 def _calling(event: evt.Event) -> str:
     return str(event.assoc.requestor.ae_title).strip()
-
-
-def _refusal(event: evt.Event, status: int, reason: str) -> Dataset:
-    log.warning(
-        "instance.refused",
-        status=f"{status:04X}",
-        reason=reason,
-        instance=_loggable_uid(event),
-        calling=_calling(event),
-        address=event.assoc.requestor.address,
-    )
-    return _response(status, reason)
-
-
-def _loggable_uid(event: evt.Event) -> str:
-    """The SOP Instance UID of a request, unless it is none."""
-    uid = str(cast("C_STORE", event.request).AffectedSOPInstanceUID or "")
-    try:
-        check_uid(uid, "SOP Instance UID")
-    except InvalidUIDError:
-        return ""
-    return uid
-
-
-def _response(status: int, comment: str = "") -> Dataset:
-    response = Dataset()
-    response.Status = status
-    if comment:
-        response.ErrorComment = comment[:COMMENT_LENGTH]
-    return response
 
 
 def _log_rejected(event: evt.Event) -> None:

@@ -9,18 +9,24 @@ import threading
 
 from pynetdicom.association import Association
 
+LOOK_AROUND = 1.0
+"""Seconds after which a reactor looks at its timers though nothing came."""
+
 
 class ReactorCheckpoint:
     """Where the reactor waits when told to; `clear` returns once it does wait there.
 
-    It stands in for the `threading.Event` that pynetdicom 3.0 uses, with the same methods.
+    It stands in for the `threading.Event` that pynetdicom 3.0 uses, with the same methods. One
+    that waits for the bell holds the reactor, which would poll, until there is something to do.
     """
 
-    def __init__(self, reactor: threading.Thread) -> None:
+    def __init__(self, reactor: threading.Thread, *, waits_for_bell: bool = False) -> None:
         self._reactor = reactor
         self._changed = threading.Condition()
         self._is_open = True
         self._is_waiting = False
+        self._waits_for_bell = waits_for_bell
+        self._has_rung = True
 
     def clear(self) -> None:
         """Stop the reactor; returns when it stands still, or has ended."""
@@ -33,16 +39,25 @@ class ReactorCheckpoint:
         """Let the reactor go on."""
         with self._changed:
             self._is_open = True
+            self._has_rung = True
+            self._changed.notify_all()
+
+    def ring(self) -> None:
+        """Tell the reactor that something came."""
+        with self._changed:
+            self._has_rung = True
             self._changed.notify_all()
 
     def wait(self) -> None:
         """Wait while stopped; the reactor calls this in each round."""
         with self._changed:
-            while not self._is_open:
+            while not self._is_open or (self._waits_for_bell and not self._has_rung):
                 self._is_waiting = True
                 self._changed.notify_all()
-                self._changed.wait()
+                if not self._changed.wait(LOOK_AROUND) and self._is_open:
+                    break
             self._is_waiting = False
+            self._has_rung = False
 
 
 def hold_reactor_safely(association: Association) -> None:

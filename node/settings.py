@@ -71,6 +71,7 @@ class NodeSettings(_Section):
     retention_days: float = Field(default=30.0, gt=0)
     accept_unknown_peers: bool = False
     max_associations: int = Field(default=100, ge=1, le=1000)
+    upper_layer: Literal["waiting", "pynetdicom"] = "waiting"
     model_dirs: tuple[Path, ...] = ()
 
     @field_validator("database_url")

@@ -18,7 +18,7 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 
-from node.durable import fsync_folder, write_new
+from node.durable import fsync_folder
 
 UID_PATTERN = re.compile(
     r"[0-9]+(\.[0-9]+)*"
@@ -27,6 +27,7 @@ UID_LENGTH = 64
 _INCOMING = ".incoming"
 _ASIDE = ".aside"
 _REMEMBERED_FOLDERS = 10_000
+_PARTS_AT_ONCE = 512  # IOV_MAX is 1024
 
 
 class InvalidUIDError(ValueError):
@@ -63,6 +64,34 @@ def check_uid(value: str, name: str) -> None:
         raise InvalidUIDError(f"{name} is not a valid UID")
 
 
+class Partial:
+    """A file of the spool that is being written and has no final name yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append parts in order; OSError where the disk cannot take them all."""
+        for at in range(0, len(parts), _PARTS_AT_ONCE):
+            left = [memoryview(part) for part in parts[at : at + _PARTS_AT_ONCE] if len(part)]
+            while left:
+                written = os.writev(self._descriptor, left)  # may be short on a full disk
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
+
+    def sync(self) -> None:
+        """Return when what was written is on the disk."""
+        os.fsync(self._descriptor)
+
+    def drop(self) -> None:
+        """Close it and take its name away."""
+        os.close(self._descriptor)
+        self.path.unlink(missing_ok=True)
+
+
 class Spool:
     """The folder of received instances."""
 
@@ -82,21 +111,33 @@ class Spool:
         `parts` are the bytes of the Part 10 file in order. Raises OSError where the disk cannot
         take it; nothing is left behind then.
         """
+        partial = self.begin()
+        try:
+            partial.write(*parts)
+        except OSError:
+            partial.drop()
+            raise
+        return self.keep(partial, key)
+
+    def begin(self) -> Partial:
+        """Return a new file to write to; `keep` or its `drop` ends it."""
+        return Partial(self.root / _INCOMING / uuid.uuid4().hex)
+
+    def keep(self, partial: Partial, key: InstanceKey) -> Stored:
+        """Give what was written its name, durably; raises OSError, with nothing left behind."""
         folder = self.root / key.study / key.series
         final = folder / f"{key.instance}.dcm"
-        partial = self.root / _INCOMING / uuid.uuid4().hex
         try:
-            write_new(partial, *parts)
+            partial.sync()
             self._make_durable(folder)
             try:
-                os.link(
-                    partial, final
-                )  # unlike rename, never replaces what another association put there
+                # Unlike rename, never replaces what another association put there.
+                os.link(partial.path, final)
             except FileExistsError:
-                return self._already_there(key, partial, final)
+                return self._already_there(key, partial.path, final)
             fsync_folder(folder)
         finally:
-            partial.unlink(missing_ok=True)
+            partial.drop()
         return Stored.NEW
 
     def _already_there(self, key: InstanceKey, partial: Path, final: Path) -> Stored:

@@ -1,0 +1,159 @@
+"""One data set on its way into the spool: in memory while it is small, in its file when it is not.
+
+What is answered to the sender is decided here: Success when the instance is durable, else why not.
+"""
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from node.catalogue import Received
+from node.intake import DUPLICATE_INSTANCE, OUT_OF_RESOURCES, SUCCESS, Intake, IntakeError, inspect
+from node.spool import InvalidUIDError, Partial, Spool, Stored, check_uid
+from node.store_request import StoreAnswer, StoreRequest, file_meta
+
+log = structlog.get_logger()
+
+IN_MEMORY = 32 << 20  # bytes of one data set; what is more lies in its file already
+MAXIMUM_INSTANCE = 8 << 30  # bytes; native pixel data end at 4 GiB (PS3.5 Section 7.1.1)
+
+
+@dataclass(frozen=True)
+class Intaker:
+    """Where data sets go: the spool, and who is told. `check_space` raises IntakeError."""
+
+    spool: Spool
+    check_space: Callable[[], None]
+    note: Callable[[Received], None]
+
+    def begin(self, request: StoreRequest) -> "Reception":
+        """Return what takes the data set of a request."""
+        return Reception(self, request)
+
+
+class Reception:
+    """Takes one data set piece by piece; `finish` or `drop` ends it."""
+
+    def __init__(self, intaker: Intaker, request: StoreRequest) -> None:
+        self._intaker = intaker
+        self._request = request
+        self._meta = file_meta(request)
+        self._pieces: list[memoryview] = []
+        self._size = 0
+        self._written = 0
+        self._partial: Partial | None = None
+        self._trouble: IntakeError | OSError | None = None
+
+    def add(self, piece: memoryview) -> None:
+        """Take the next piece; trouble is told at the end, as DIMSE has it."""
+        if self._trouble is not None:
+            return
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size - self._written > IN_MEMORY:
+            try:
+                self._write_out()
+            except (IntakeError, OSError) as error:
+                self._trouble = error
+                self.drop()
+
+    def finish(self) -> StoreAnswer:
+        """Return the answer; if it is Success, the instance is on the disk."""
+        try:
+            intake, stored = self._store()
+        except IntakeError as error:
+            return self._refusal(error.status, str(error))
+        except OSError as error:
+            return self._refusal(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
+        finally:
+            self.drop()
+        if stored is Stored.CONFLICT:
+            return self._refusal(
+                DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
+            )
+        self._intaker.note(_received(intake, self._request.calling_ae_title))
+        return StoreAnswer(SUCCESS)
+
+    def drop(self) -> None:
+        """Forget the data set; of one that is stored nothing is left to forget."""
+        self._pieces.clear()
+        if self._partial is not None:
+            self._partial.drop()
+            self._partial = None
+
+    def _write_out(self) -> None:
+        if self._size > MAXIMUM_INSTANCE:
+            raise IntakeError(OUT_OF_RESOURCES, "data set is larger than any image may be")
+        self._intaker.check_space()
+        if self._partial is None:
+            self._partial = self._intaker.spool.begin()
+            self._partial.write(self._meta)
+        self._partial.write(*self._pieces)
+        self._pieces.clear()
+        self._written = self._size
+
+    def _store(self) -> tuple[Intake, Stored]:
+        if self._trouble is not None:
+            raise self._trouble
+        if self._partial is not None:
+            return self._store_large()
+        self._intaker.check_space()
+        encoded = b"".join(self._pieces)
+        intake = self._inspected(encoded)
+        return intake, self._intaker.spool.store(intake.key, self._meta, encoded)
+
+    def _store_large(self) -> tuple[Intake, Stored]:
+        self._write_out()
+        partial = self._partial
+        if partial is None:
+            raise IntakeError(OUT_OF_RESOURCES, "data set is not in its file")
+        with partial.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as m:
+            intake = self._inspected(m, len(self._meta))
+        self._partial = None
+        return intake, self._intaker.spool.keep(partial, intake.key)
+
+    def _inspected(self, encoded: bytes | mmap.mmap, start: int = 0) -> Intake:
+        request = self._request
+        return inspect(
+            encoded,
+            request.transfer_syntax,
+            request.sop_class_uid,
+            request.instance_uid,
+            start=start,
+        )
+
+    def _refusal(self, status: int, reason: str) -> StoreAnswer:
+        log.warning(
+            "instance.refused",
+            status=f"{status:04X}",
+            reason=reason,
+            instance=_loggable(self._request.instance_uid),
+            calling=self._request.calling_ae_title,
+            address=self._request.address,
+        )
+        return StoreAnswer(status, reason)
+
+
+def _loggable(uid: str) -> str:
+    """A SOP Instance UID, unless it is none."""
+    try:
+        check_uid(uid, "SOP Instance UID")
+    except InvalidUIDError:
+        return ""
+    return uid
+
+
+def _received(intake: Intake, calling: str) -> Received:
+    return Received(
+        key=intake.key,
+        sop_class_uid=intake.sop_class_uid,
+        calling_ae_title=calling,
+        received_at=datetime.now(UTC),
+        study_date=intake.study_date,
+        modality=intake.modality,
+        series_description=intake.series_description,
+        series_number=intake.series_number,
+    )

@@ -1,0 +1,389 @@
+"""DICOM Upper Layer that waits, where pynetdicom 3.0.4 polls, and stores without a detour.
+
+pynetdicom negotiates, releases and aborts as ever. Between that, its two threads an association
+wake up a thousand times a second each, read 4096 bytes at a time, and turn each PDU into a series
+of objects. Here the threads sleep until something comes, PDUs are read whole, and the PDUs of a
+C-STORE are gathered, handed over and answered in the thread that read them. All other messages go
+pynetdicom's way. This touches its private names: `tests/node/test_upper_layer.py` fails where an
+update changes what they mean.
+"""
+
+import os
+import queue
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, cast
+
+import structlog
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from node.reactor_checkpoint import LOOK_AROUND, ReactorCheckpoint
+from node.store_request import (
+    C_STORE_RQ,
+    COMMAND_FIELD,
+    DATA_SET_TYPE,
+    MESSAGE_ID,
+    NO_DATA_SET,
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    CommandSet,
+    StoreAnswer,
+    StoreRequest,
+    number,
+    read_command_set,
+    response,
+    uid,
+)
+
+log = structlog.get_logger()
+
+
+class Reception(Protocol):
+    """Takes the data set of one C-STORE request."""
+
+    def add(self, piece: memoryview) -> None:
+        """Take the next piece."""
+
+    def finish(self) -> StoreAnswer:
+        """Return the answer when the data set is durable, or will not be."""
+
+    def drop(self) -> None:
+        """Forget it: the association ended before it was whole."""
+
+
+Begin = Callable[[StoreRequest], Reception]
+
+MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
+MAXIMUM_CONTROL_PDU = 1 << 20  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 100 K
+BACKLOG = 128
+P_DATA_TF = 0x04
+ESTABLISHED = "Sta6"  # PS3.8 Section 9.2.1
+INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"
+_HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
+_VALUE_HEADER = struct.Struct(">LBB")  # PDV length, context ID, message control header
+_COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 Annex E.2)
+NO_TIMEOUT = 1e9  # seconds
+
+
+class InvalidPDUError(Exception):
+    """The peer sent what no PDU may be; the association is aborted."""
+
+
+@dataclass
+class _Incoming:
+    """A C-STORE request of which the data set is still coming."""
+
+    context_id: int
+    command: CommandSet
+    reception: Reception
+    is_complete: bool = False
+
+
+class WaitingSocket(AssociationSocket):
+    """A socket that reads what it is asked for at once, and within the network timeout."""
+
+    _unread = b""
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Return `nr_bytes`, fewer where the connection ends; OSError where they do not come."""
+        buffer = bytearray(nr_bytes)
+        view = memoryview(buffer)
+        have = len(self._unread)
+        if have:
+            have = min(have, nr_bytes)
+            view[:have] = self._unread[:have]
+            self._unread = self._unread[have:]
+        until = time.monotonic() + (self.assoc.network_timeout or NO_TIMEOUT)
+        while have < nr_bytes:
+            if time.monotonic() > until:
+                raise TimeoutError("the peer sends too slowly")
+            # On a plain socket this is one call: it returns when all is there, or time is up.
+            read = self._receive_into(view[have:])
+            if not read:
+                view.release()
+                del buffer[have:]
+                break
+            have += read
+        return buffer
+
+    def unread(self, encoded: bytes | bytearray) -> None:
+        """Have `encoded` read again."""
+        self._unread = bytes(encoded) + self._unread
+
+    def _receive_into(self, view: memoryview) -> int:
+        connection = cast("socket.socket", self.socket)
+        if isinstance(connection, ssl.SSLSocket):
+            return connection.recv_into(view)
+        return connection.recv_into(view, 0, socket.MSG_WAITALL)
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be read."""
+        return bool(self._unread) or super().ready
+
+
+class WaitingUpperLayer(DULServiceProvider):
+    """The upper layer of one association: sleeps until the peer or the local user has something."""
+
+    def __init__(self, assoc: Association, begin: Begin) -> None:
+        super().__init__(assoc)
+        self._begin = begin
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._incoming: _Incoming | None = None
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Have a primitive sent, soon."""
+        super().send_pdu(primitive)
+        self._ring()
+
+    def kill_dul(self) -> None:
+        """Have the thread end, soon."""
+        super().kill_dul()
+        self._ring()
+
+    def stop_dul(self) -> bool:
+        """End the thread if nothing is connected; returns whether it has ended."""
+        self._ring()
+        return super().stop_dul()
+
+    def run_reactor(self) -> None:
+        """Serve the connection until it ends."""
+        self._idle_timer.start()
+        self.assoc._dul_ready.set()
+        try:
+            while not self._kill_thread:
+                self._next_round()
+        except Exception as error:  # whatever it is, no data set was acknowledged
+            log.exception("association.failed", reason=type(error).__name__)
+            self._abort_at_once()
+        finally:
+            if self._incoming is not None:  # ended half way: it was not acknowledged
+                self._incoming.reception.drop()
+            self._tell_user()
+            os.close(self._bell)
+
+    def _next_round(self) -> None:
+        if self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        has_primitive = self._process_recv_primitive()
+        has_pdu = not has_primitive and self._is_transport_event()
+        if has_pdu:
+            self._idle_timer.restart()
+        try:
+            event = self.event_queue.get(block=False)
+        except queue.Empty:
+            if not has_pdu:
+                self._wait()
+            return
+        self.state_machine.do_action(event)
+        self._tell_user()
+
+    def _tell_user(self) -> None:
+        checkpoint = self.assoc._reactor_checkpoint
+        cast("ReactorCheckpoint", checkpoint).ring()
+
+    def _ring(self) -> None:
+        try:
+            os.eventfd_write(self._bell, 1)
+        except OSError:  # the thread has ended
+            return
+
+    def _wait(self) -> None:
+        """Return when the peer or the local user has something, or it is time to look around."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        connection = self.socket.socket if self.socket is not None else None
+        if connection is not None and connection.fileno() >= 0:
+            poll.register(connection, select.POLLIN)
+        if (self._bell, select.POLLIN) in poll.poll(LOOK_AROUND * 1000):
+            os.eventfd_read(self._bell)
+
+    def _abort_at_once(self) -> None:
+        """Send A-ABORT whatever the state is, and end."""
+        source_is_provider = b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x00"
+        if self.socket is not None and self.socket.socket is not None:
+            self.socket.send(source_is_provider)
+            self.socket._shutdown_socket()
+        self.assoc.is_aborted = True
+        self.assoc.is_established = False
+        self.assoc._kill = True
+        self._kill_thread = True
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU; one of a C-STORE is taken here, any other becomes an event."""
+        reader = cast("WaitingSocket", self.socket)
+        try:
+            header = reader.recv(_HEADER.size)
+            if len(header) < _HEADER.size:
+                self.event_queue.put(CONNECTION_CLOSED)
+                return
+            kind, length = _HEADER.unpack(header)
+            if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
+                self._read_data(reader, header, length)
+                return
+            if length > MAXIMUM_CONTROL_PDU:
+                raise InvalidPDUError("it is longer than such a PDU can be")
+        except InvalidPDUError as error:
+            log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)
+            self.event_queue.put(INVALID_PDU)
+            return
+        except OSError as error:
+            log.warning("connection.lost", reason=str(error), address=self.assoc.requestor.address)
+            self.event_queue.put(CONNECTION_CLOSED)
+            return
+        reader.unread(header)
+        super()._read_pdu_data()
+
+    def _read_data(self, reader: WaitingSocket, header: bytearray, length: int) -> None:
+        if length > MAXIMUM_PDU:
+            raise InvalidPDUError("it is longer than what was negotiated")
+        body = reader.recv(length)
+        if len(body) < length:
+            raise ConnectionError("the connection ended within a PDU")
+        if self._incoming is None and not self._begins_store(body):
+            reader.unread(header + body)
+            super()._read_pdu_data()
+            return
+        self._take_values(memoryview(body))
+        if self._incoming is not None and self._incoming.is_complete:
+            incoming, self._incoming = self._incoming, None
+            self._answer(incoming)
+
+    def _begins_store(self, body: bytearray) -> bool:
+        """Whether a P-DATA-TF PDU begins with the whole command set of a C-STORE request."""
+        if self.assoc.dimse.message is not None or len(body) < _VALUE_HEADER.size:
+            return False
+        length, _, control = _VALUE_HEADER.unpack_from(body)
+        if control & (_COMMAND | _LAST) != _COMMAND | _LAST or length + 4 > len(body):
+            return False
+        try:
+            command = read_command_set(memoryview(body)[_VALUE_HEADER.size : 4 + length])
+            return (
+                number(command, COMMAND_FIELD) == C_STORE_RQ
+                and number(command, DATA_SET_TYPE) != NO_DATA_SET
+                and len(command.get(MESSAGE_ID, b"")) == 2
+            )
+        except ValueError:
+            return False  # pynetdicom says what is wrong with it
+
+    def _take_values(self, body: memoryview) -> None:
+        """Take the presentation data values of a PDU (PS3.8 Section 9.3.5.1)."""
+        at = 0
+        while at < len(body):
+            if at + _VALUE_HEADER.size > len(body):
+                raise InvalidPDUError("it ends within a presentation data value")
+            length, context_id, control = _VALUE_HEADER.unpack_from(body, at)
+            end = at + 4 + length
+            if length < 2 or end > len(body):
+                raise InvalidPDUError("a presentation data value is longer than its PDU")
+            value = body[at + _VALUE_HEADER.size : end]
+            if self._incoming is None:
+                self._incoming = self._begun(context_id, read_command_set(value))
+            elif self._incoming.is_complete or control & _COMMAND:
+                raise InvalidPDUError("a message begins before the one before it is answered")
+            elif context_id != self._incoming.context_id:
+                raise InvalidPDUError("a data set changes its presentation context")
+            else:
+                self._incoming.reception.add(value)
+                self._incoming.is_complete = bool(control & _LAST)
+            at = end
+
+    def _begun(self, context_id: int, command: CommandSet) -> _Incoming:
+        context = self.assoc._accepted_cx.get(context_id)
+        if context is None:
+            raise InvalidPDUError("a presentation context is used that was not accepted")
+        requestor = self.assoc.requestor
+        request = StoreRequest(
+            sop_class_uid=uid(command, SOP_CLASS_UID),
+            instance_uid=uid(command, SOP_INSTANCE_UID),
+            transfer_syntax=context.transfer_syntax[0],
+            calling_ae_title=str(requestor.ae_title).strip(),
+            address=str(requestor.address),
+        )
+        return _Incoming(context_id, command, self._begin(request))
+
+    def _answer(self, incoming: _Incoming) -> None:
+        command = response(incoming.command, incoming.reception.finish())
+        value = _VALUE_HEADER.pack(len(command) + 2, incoming.context_id, _COMMAND | _LAST)
+        pdu = _HEADER.pack(P_DATA_TF, len(value) + len(command)) + value + command
+        cast("WaitingSocket", self.socket).send(pdu)
+        self._idle_timer.restart()
+
+
+class Acceptor(RequestHandler):
+    """Makes an association of a connection."""
+
+    server: "AssociationListener"
+
+    def _create_association(self) -> Association:
+        association = Association(self.ae, MODE_ACCEPTOR)
+        association._server = self.server
+        # The server finds its associations by this name.
+        association.name = f"AcceptorThread@{datetime.now():%Y%m%d%H%M%S}"  # noqa: DTZ005
+        association._reactor_checkpoint = ReactorCheckpoint(association, waits_for_bell=True)  # type: ignore[assignment]
+        association.dul = WaitingUpperLayer(association, self.server.begin)
+        association.dul.artim_timer.timeout = association.acse_timeout
+        association.dul._idle_timer.timeout = association.network_timeout
+        association.set_socket(WaitingSocket(association, client_socket=self._prepared()))
+        acceptor, entity = association.acceptor, self.ae
+        acceptor.maximum_length = entity.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = entity.implementation_class_uid
+        acceptor.implementation_version_name = entity.implementation_version_name
+        # Not copied: negotiation reads them only (checked by a test), and copying takes 85 ms.
+        acceptor.supported_contexts = self.server.contexts
+        association.requestor.address_info = self.remote
+        for event, handlers in self.server._handlers.items():
+            if isinstance(event, evt.NotificationEvent):
+                for handler in handlers:
+                    association.bind(event, *cast("tuple[Callable[..., Any], list[Any]]", handler))
+            elif handlers:
+                association.bind(event, *cast("tuple[Callable[..., Any], list[Any]]", handlers))
+        return association
+
+    def _prepared(self) -> socket.socket:
+        connection = cast("socket.socket", self.request)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        timeout = self.ae.network_timeout
+        if timeout is not None:
+            seconds, rest = divmod(timeout, 1)
+            connection.setsockopt(
+                socket.SOL_SOCKET,
+                socket.SO_RCVTIMEO,
+                struct.pack("ll", int(seconds), int(rest * 1e6)),
+            )
+        return connection
+
+
+class AssociationListener(ThreadedAssociationServer):
+    """Listens for connections; `begin` says what takes the data sets that come."""
+
+    request_queue_size = BACKLOG
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any, begin: Begin, **keywords: Any) -> None:
+        self.begin = begin
+        super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
+
+
+def listen(
+    entity: AE, address: tuple[str, int], handlers: list[evt.EventHandlerType], begin: Begin
+) -> None:
+    """Listen in a thread of its own until the entity is shut down; OSError if the port is taken."""
+    server = entity.make_server(
+        address, evt_handlers=handlers, server_class=AssociationListener, begin=begin
+    )
+    entity._servers.append(server)  # as `start_server` does, so that `shutdown` finds it
+    threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
