@@ -11,7 +11,6 @@ from inference.assessment import (
     Assessment,
     AssessmentRecord,
     Finding,
-    Mask,
     ModelIdentity,
     NotForThisModel,
     Presence,
@@ -149,13 +148,15 @@ class Model:
         at: datetime,
         context: str = "",
         priors: Sequence[Volume] = (),
+        with_probabilities: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> Assessment:
         """What the model says of `volume`, with evidence; the same input gives the same answer.
 
         `context` is clinical text (indication, history) for families that take it, `priors` are
-        earlier volumes of the patient, oldest first. A volume that is not what the model is for
-        is not assessed, and the reason says why.
+        earlier volumes of the patient, oldest first. `with_probabilities` adds a map of a byte a
+        voxel for each segment. A volume that is not what the model is for is not assessed, and the
+        reason says why.
         """
         tell = progress or (lambda _: None)
         tell("looking")
@@ -173,7 +174,13 @@ class Model:
         limitations = self._limitations(volume, reading)
         if doubted is None:
             limitations = (*limitations, _NOT_ASKED_AGAIN)
-        return self._assessment(answers, self._narrative(seen), reading, limitations, at)
+        record = self._record(answers, self._narrative(seen), reading, limitations, at)
+        outlined = _outlined(answers)
+        masks = {number: found.mask for number, found in outlined if found.mask is not None}
+        if not with_probabilities:
+            return Assessment(record, masks)
+        maps = {number: found.probabilities() for number, found in outlined if found.probabilities}
+        return Assessment(record, masks, maps)
 
     def ask(
         self,
@@ -254,35 +261,31 @@ class Model:
         english, chinese = (self.language.report(seen, one) for one in (asked.en, asked.zh))
         return Text(en=english, zh=chinese)
 
-    def _assessment(
+    def _record(
         self,
         answers: Sequence[_Answer],
         narrative: Text,
         reading: Reading,
         limitations: Sequence[Text],
         at: datetime,
-    ) -> Assessment:
+    ) -> AssessmentRecord:
         findings = tuple(one.finding for one in answers)
         grounded = ground(narrative, findings, self.manifest.findings)
-        masks: dict[int, Mask] = {}
-        segments = []
-        for one in answers:
-            number = one.finding.evidence.segment if one.finding.evidence else None
-            if number is not None and one.found is not None and one.found.mask is not None:
-                masks[number] = one.found.mask
-                segments.append(segment_of(one.spec, number))
-        record = AssessmentRecord(
+        return AssessmentRecord(
             model=self.identity,
             completed=True,
             findings=findings,
-            segments=tuple(segments),
+            segments=tuple(
+                segment_of(one.spec, one.finding.evidence.segment)
+                for one in answers
+                if one.finding.evidence and one.finding.evidence.segment
+            ),
             key_slices=_key_slices(findings, reading),
             narrative=grounded.narrative,
             limitations=(*limitations, *_left_out(grounded)),
             assessed_at=at,
             provider=self.provider,
         )
-        return Assessment(record, masks)
 
     def _limitations(self, volume: Volume, reading: Reading) -> tuple[Text, ...]:
         calibrated = all(finding.calibration for finding in self.manifest.findings)
@@ -293,6 +296,15 @@ class Model:
             *(() if calibrated else (_UNCALIBRATED,)),
             self.manifest.statement,
         )
+
+
+def _outlined(answers: Sequence[_Answer]) -> list[tuple[int, Found]]:
+    """Segment numbers, and what was found of each."""
+    return [
+        (one.finding.evidence.segment, one.found)
+        for one in answers
+        if one.found and one.finding.evidence and one.finding.evidence.segment
+    ]
 
 
 def _left_out(grounded: Grounded) -> tuple[Text, ...]:

@@ -122,10 +122,11 @@ class ModelProcess:
         at: datetime,
         context: str = "",
         priors: Sequence[Volume] = (),
+        with_probabilities: bool = False,
         progress: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Assessment:
-        """What the model says of `volume`, as Model.assess does; masks are read-only.
+        """What the model says of `volume`, as Model.assess does; its arrays are read-only.
 
         Raises ModelCrashedError, ModelTimeoutError, ModelCancelledError, ModelFailedError,
         ModelMemoryError, and what loading raises where the process had to be started again.
@@ -133,7 +134,9 @@ class ModelProcess:
         if self._child is None:
             self._loaded = self._start(cancelled)
         earlier = tuple(_without_headers(prior) for prior in priors)
-        request = (_without_headers(volume), {"at": at, "context": context, "priors": earlier})
+        keywords = {"at": at, "context": context, "priors": earlier}
+        keywords["with_probabilities"] = with_probabilities
+        request = (_without_headers(volume), keywords)
         answer = self._ask(request, self._limits.seconds, progress, cancelled)
         if not isinstance(answer, Assessment):
             raise ModelFailedError(f"the model answered with {type(answer).__name__}")

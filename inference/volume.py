@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import TypeVar
 
 import highdicom as hd
 import numpy as np
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from pydicom import Dataset
 from scipy import ndimage
 
-from inference.assessment import Mask, Text
+from inference.assessment import Mask, ProbabilityMap, Text
+
+Voxel = TypeVar("Voxel", np.bool_, np.uint8)
 
 
 class Geometry(StrEnum):
@@ -113,17 +116,29 @@ class Volume:
         Each pixel takes the voxel that its centre lies in. A structure that lies only between two
         images is put on the nearer one, so that none is lost.
         """
+        return mask if not self.verdict.resampled else self._on_sources(mask, mask)
+
+    def probabilities_on_sources(self, probabilities: ProbabilityMap, mask: Mask) -> ProbabilityMap:
+        """Return the probabilities that `mask` was cut from, uint8 [source, row, column].
+
+        Each pixel takes the voxels that it takes of the mask, the most probable where a structure
+        between the images is put on it: over the threshold is what `on_sources` outlines.
+        """
         if not self.verdict.resampled:
-            return mask
+            return probabilities
+        return self._on_sources(probabilities, mask)
+
+    def _on_sources(self, voxels: npt.NDArray[Voxel], mask: Mask) -> npt.NDArray[Voxel]:
         first = self.sources[0]
-        made = np.zeros((len(self.sources), int(first.Rows), int(first.Columns)), bool)
+        shape = (len(self.sources), int(first.Rows), int(first.Columns))
+        made = np.zeros(shape, voxels.dtype)
         starts = np.rint(self.first_pixels()).astype(int)
         for plane, (index, top, left) in zip(made, starts, strict=True):
-            if 0 <= index < len(mask):
-                _copy_overlap(mask[index], plane, top, left)
-        for index, voxels in _between(mask, starts[:, 0]):
+            if 0 <= index < len(voxels):
+                _copy_overlap(voxels[index], plane, top, left)
+        for index, unseen in _between(mask, starts[:, 0]):
             source = self.source_of(index)
-            _copy_overlap(voxels, made[source], *starts[source, 1:])
+            _copy_overlap(voxels[index] * unseen, made[source], *starts[source, 1:])
         return made
 
     def first_pixels(self) -> npt.NDArray[np.float64]:
@@ -149,12 +164,15 @@ def _between(mask: Mask, slices: npt.NDArray[np.int_]) -> Iterator[tuple[int, Ma
                 yield index, unseen
 
 
-def _copy_overlap(voxels: Mask, pixels: Mask, top: int, left: int) -> None:
-    """Add to `pixels` [row, column] the voxels from (top, left) on, as far as there are any."""
+def _copy_overlap(
+    voxels: npt.NDArray[Voxel], pixels: npt.NDArray[Voxel], top: int, left: int
+) -> None:
+    """Raise `pixels` [row, column] to the voxels from (top, left) on, as far as there are any."""
     rows, columns = voxels.shape
     above, beside = max(0, -top), max(0, -left)
     found = voxels[
         max(0, top) : max(0, min(rows, top + pixels.shape[0])),
         max(0, left) : max(0, min(columns, left + pixels.shape[1])),
     ]
-    pixels[above : above + found.shape[0], beside : beside + found.shape[1]] |= found
+    covered = pixels[above : above + found.shape[0], beside : beside + found.shape[1]]
+    np.maximum(covered, found, out=covered)

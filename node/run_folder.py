@@ -72,6 +72,8 @@ class RunFolder:
         for number, mask in assessment.masks.items():
             packed[f"bits_{number}"] = np.packbits(mask)
             packed[f"shape_{number}"] = np.array(mask.shape)
+        for number, probability in assessment.probabilities.items():
+            packed[f"probability_{number}"] = probability
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **packed)  # type: ignore[arg-type]  # stub takes bool only
         self.path.mkdir(parents=True, exist_ok=True)
@@ -80,15 +82,17 @@ class RunFolder:
         replace_durably(self.path / _ASSESSMENT, record.encode())
 
     def assessment(self) -> Assessment:
-        """The assessment with its masks; FileNotFoundError where there is none yet."""
+        """The assessment with its voxels; FileNotFoundError where there is none yet."""
         record = self.record()
-        masks = {}
+        masks, probabilities = {}, {}
         with np.load(self.path / _MASKS, allow_pickle=False) as packed:
             for segment in record.segments:
                 shape = tuple(int(extent) for extent in packed[f"shape_{segment.number}"])
                 bits = np.unpackbits(packed[f"bits_{segment.number}"], count=int(np.prod(shape)))
                 masks[segment.number] = bits.astype(bool).reshape(shape)
-        return Assessment(record, masks)
+                if f"probability_{segment.number}" in packed:
+                    probabilities[segment.number] = packed[f"probability_{segment.number}"]
+        return Assessment(record, masks, probabilities)
 
     def record(self) -> AssessmentRecord:
         """The assessment without masks, which is all that a status page needs."""

@@ -36,7 +36,7 @@ from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
-from sr_writer.results import with_fallbacks, write_results
+from sr_writer.results import Kind, with_fallbacks, write_results
 from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
 
@@ -177,6 +177,7 @@ def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -
                 volume,
                 at=datetime.now(UTC),
                 context=clinical_context(volume.sources[0]),
+                with_probabilities=_are_probabilities_sent(bench, run),
                 progress=lambda doing: log.info("series.assessment", run=run.id, doing=doing),
                 cancelled=bench.stopping.is_set,
             )
@@ -188,6 +189,11 @@ def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -
                     f"no answer from the model after {attempt} of {MODEL_ATTEMPTS} tries: {error}",
                     _remedy(error),
                 ) from None
+
+
+def _are_probabilities_sent(bench: Workbench, run: Run) -> bool:
+    peers = bench.settings.destinations(bench.route(run))
+    return any(Kind.PARAMETRIC_MAP in peer.objects for peer in peers)
 
 
 def _remedy(error: Exception) -> str:

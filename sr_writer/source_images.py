@@ -94,8 +94,9 @@ def places(headers: Sequence[Dataset]) -> npt.NDArray[np.float64]:
 def on_images(assessment: Assessment, volume: Volume) -> Assessment:
     """Return the assessment with masks and slice indices of the images instead of the grid.
 
-    Measurements stay those of the grid. A finding with a segment is seen on the images that the
-    segment lies on; without one, on those nearest to its slices.
+    Measurements stay those of the grid, and probabilities go where their masks go. A finding with
+    a segment is seen on the images that the segment lies on; without one, on those nearest to its
+    slices.
 
     Raises ValueError where a segment lies on no image.
     """
@@ -114,7 +115,11 @@ def on_images(assessment: Assessment, volume: Volume) -> Assessment:
         _finding_on_images(finding, shown, volume, depths) for finding in record.findings
     )
     update = {"findings": findings, "key_slices": tuple(dict.fromkeys(key_images))}
-    return Assessment(record.model_copy(update=update), masks)
+    probabilities = {
+        number: volume.probabilities_on_sources(probability, assessment.masks[number])
+        for number, probability in assessment.probabilities.items()
+    }
+    return Assessment(record.model_copy(update=update), masks, probabilities)
 
 
 def _images_showing(number: int, mask: Mask) -> list[int]:

@@ -5,7 +5,7 @@ Where the answer says [SEG], the state from which that was chosen tells SegVol w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from inference.foreground import ForegroundInput, foreground_input
 from inference.language import Language, Seen
 from inference.manifest import QUESTION, FindingSpec, ForegroundVolume
 from inference.runtime import Graph
-from inference.segmenter import outline
+from inference.segmenter import outline, probabilities
 from inference.volume import Volume
 
 KEY_SLICES = 4
@@ -61,17 +61,20 @@ class M3dReading:
             return None
         volume = self.model_input.values[None, None]
         logits = self.seg({"volume": volume, "prompt": prompt})["mask_logits"][0]
+        affines = (self.model_input.affine, self.volume.grid.affine)
         slices, rows, columns = self.volume.grid.spatial_shape
         spec = finding.segment
+        threshold = spec.mask_threshold if spec else MASK_THRESHOLD
         mask = outline(
             logits,
-            self.model_input.affine,
-            self.volume.grid.affine,
+            *affines,
             (slices, rows, columns),
-            threshold=spec.mask_threshold if spec else MASK_THRESHOLD,
+            threshold=threshold,
             min_volume_ml=spec.min_volume_ml if spec else 0.0,
         )
-        found = Found.outlined(mask, laterality=None)
+        found = Found.outlined(
+            mask, None, partial(probabilities, logits, *affines, mask, threshold=threshold)
+        )
         if found is None or spec is not None:
             return found
         return Found(found.slices, found.best_slice)

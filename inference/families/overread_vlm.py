@@ -5,7 +5,7 @@ Its vision graph reads all windows of the grid at once and gives image tokens an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from inference.manifest import FindingSpec, HeadGrid
 from inference.midline import Midline, find_midline, side_of
 from inference.preprocess import ModelInput, prepare
 from inference.runtime import Graph
-from inference.segmenter import outline, within_skull
+from inference.segmenter import outline, probabilities, within_skull
 from inference.volume import Volume
 
 KEY_SLICES = 4
@@ -53,18 +53,21 @@ class HeadReading:
         """The outline inside the skull, and its side of the head's own midline."""
         if finding.segment is None:
             return None
-        affine = self.volume.grid.affine
+        logits = within_skull(self.mask_logits, self.model_input.enclosed)
+        affines = (self.model_input.affine, self.volume.grid.affine)
         slices, rows, columns = self.volume.grid.spatial_shape
+        threshold = finding.segment.mask_threshold
         mask = outline(
-            within_skull(self.mask_logits, self.model_input.enclosed),
-            self.model_input.affine,
-            affine,
+            logits,
+            *affines,
             (slices, rows, columns),
-            threshold=finding.segment.mask_threshold,
+            threshold=threshold,
             min_volume_ml=finding.segment.min_volume_ml,
         )
-        side = side_of(mask, affine, self._midline) if mask.any() else None
-        return Found.outlined(mask, side)
+        side = side_of(mask, self.volume.grid.affine, self._midline) if mask.any() else None
+        return Found.outlined(
+            mask, side, partial(probabilities, logits, *affines, mask, threshold=threshold)
+        )
 
     def key_slices(self) -> tuple[int, ...]:
         """Slices spread over the brain."""

@@ -4,14 +4,14 @@ A family is a `Reader`: it turns a volume into pictures for its vision graph, an
 evidence of a finding in them. Prompts, scores, text and the assessment are the same for all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from inference.assessment import Laterality, Mask, NotForThisModel, Text
+from inference.assessment import Laterality, Mask, NotForThisModel, ProbabilityMap, Text
 from inference.manifest import FindingSpec
 from inference.volume import Volume
 
@@ -25,21 +25,27 @@ class Found:
     """Where a finding is seen: a mask [slice, row, column] on the volume's grid, or slices alone.
 
     `slices` are indices along the volume's first axis, ascending; `best_slice` is one of them.
+    `probabilities` makes the map that the mask was cut from, where a destination takes it.
     """
 
     slices: tuple[int, ...]
     best_slice: int
     mask: Mask | None = None
     laterality: Laterality | None = None
+    probabilities: Callable[[], ProbabilityMap] | None = None
 
     @staticmethod
-    def outlined(mask: Mask, laterality: Laterality | None) -> "Found | None":
+    def outlined(
+        mask: Mask,
+        laterality: Laterality | None,
+        probabilities: Callable[[], ProbabilityMap] | None = None,
+    ) -> "Found | None":
         """Evidence by a mask; None where it is empty."""
         area = mask.sum(axis=(1, 2))
         if not area.any():
             return None
         slices = tuple(int(index) for index in np.flatnonzero(area))
-        return Found(slices, int(area.argmax()), mask, laterality)
+        return Found(slices, int(area.argmax()), mask, laterality, probabilities)
 
 
 class Reading(Protocol):

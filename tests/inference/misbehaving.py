@@ -62,7 +62,7 @@ class Model:
     def warm(self):
         pass
 
-    def assess(self, volume, *, at, progress=None, context="", priors=()):
+    def assess(self, volume, *, at, progress=None, context="", priors=(), with_probabilities=False):
         progress("looking")
         behaviour, _, argument = (context or self.usual).partition(" ")
         BEHAVIOURS[behaviour](argument)

@@ -60,13 +60,17 @@ def open_files():
 def test_the_built_in_model_says_the_same_as_in_this_process(bleeding, bleeding_assessment):
     doing = []
     with closing(ModelProcess(find_bundle(BUILTIN), ONE_THREAD, UNBOUNDED)) as process:
-        found = process.assess(bleeding.volume, at=AT, progress=doing.append)
+        found = process.assess(
+            bleeding.volume, at=AT, with_probabilities=True, progress=doing.append
+        )
         assert found.record == bleeding_assessment.record
         assert process.identity == found.record.model
         assert process.provider == found.record.provider
     assert (doing[0], doing[-1]) == ("looking", "writing")
     for number, mask in bleeding_assessment.masks.items():
         np.testing.assert_array_equal(found.masks[number], mask)
+        np.testing.assert_array_equal(found.probabilities[number] > 127, mask)
+    assert not bleeding_assessment.probabilities
 
 
 def test_volume_and_context_go_over_and_progress_and_masks_come_back(process, bleeding):

@@ -113,6 +113,20 @@ def test_slices_and_images_are_each_other_s_nearest(volume):
         assert volume.source_of(volume.slice_of(image)) == image
 
 
+@settings(max_examples=60, deadline=None)
+@given(volumes(), st.integers(0, 2**31), st.integers(0, 254))
+def test_probabilities_on_the_images_are_over_the_threshold_where_the_mask_is(
+    volume, seed, threshold
+):
+    rng = np.random.default_rng(seed)
+    probabilities = rng.integers(0, 256, volume.grid.spatial_shape, np.uint8)
+    probabilities[rng.random(probabilities.shape) < 0.5] = 0
+    mask = probabilities > threshold
+    shown = volume.probabilities_on_sources(probabilities, mask)
+    assert shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown > threshold, volume.on_sources(mask))
+
+
 def gapped():
     return make(np.eye(3), np.array([5.0, 1.0, 1.0]), np.zeros(2), np.array([0.0, 1, 2, 6, 7]))
 
@@ -142,4 +156,5 @@ def test_without_resampling_a_mask_is_that_of_the_images():
     volume = make(np.eye(3), np.ones(3), np.zeros(2), np.arange(5.0), resampled=False)
     mask = np.zeros(volume.grid.spatial_shape, bool)
     assert volume.on_sources(mask) is mask
+    assert volume.probabilities_on_sources(mask.view(np.uint8), mask).base is mask
     assert [volume.source_of(index) for index in range(5)] == list(range(5))
