@@ -4,32 +4,35 @@ from collections.abc import Sequence
 
 import highdicom as hd
 import numpy as np
-import numpy.typing as npt
 from highdicom.color import CIELabColor
-from highdicom.spatial import get_normal_vector, get_volume_positions
-from pydicom import DataElement, Dataset
+from highdicom.spatial import get_volume_positions
+from pydicom import Dataset
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage
 
 from inference.assessment import Assessment, ModelIdentity, Segment
 from inference.volume import Volume
 from sr_writer.coding import concept
-from sr_writer.header import UTF_8, constructor_header, series_number, stamp
+from sr_writer.header import UTF_8, series_number, stamp
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.provenance import Provenance
 from sr_writer.segmentation_frames import Frames, SegmentationForm, encoded_groups, frames_of
 from sr_writer.segmentation_pixels import shapes_of
-from sr_writer.source_images import SourceImage, even_step, on_images, places, source_images
+from sr_writer.source_images import SourceImage, on_images, source_images
+from sr_writer.source_planes import (
+    check_positions,
+    depths_of,
+    groups_of,
+    pixel_measures,
+    plane_position,
+    refer_to_images,
+    stand_in,
+)
 
 SERIES_DESCRIPTION = "Overread AI segmentation (unverified)"
 SERIES_OFFSET = 2
-POSITION_TOLERANCE = 0.25
-"""How far an image may lie from its slice, in voxels; the sources' own positions win."""
-HALF_A_VOXEL = 0.5 + 1e-6
-"""How far an image of a resampled volume may reach beyond its grid: voxels are points there."""
 
 COLOURS = (  # CIELab (L*, a*, b*), told apart also on the grey of a CT
     CIELabColor(58.0, 65.0, 48.0),
@@ -66,15 +69,15 @@ def write_segmentation(
     """
     _check_masks(assessment, volume)
     images = source_images(volume)
-    _check_positions(images, volume)
-    frames = frames_of(on_images(assessment, volume), form, _depths(images))
-    measures = _pixel_measures(images)
+    check_positions(images, volume)
+    frames = frames_of(on_images(assessment, volume), form, depths_of(images))
+    measures = pixel_measures(images)
     template = _template(assessment, images, frames, measures, provenance)
     made = Dataset()
     made.update(template)
     made.file_meta = template.file_meta
     _describe_stack(made, frames, images, measures)
-    _refer_to(made, images)
+    refer_to_images(made, images)
     _name_dimensions(made, assessment.record.model, provenance)
     made.SegmentsOverlap = frames.overlap.value
     made.NumberOfFrames = len(frames.each)
@@ -98,46 +101,6 @@ def _check_masks(assessment: Assessment, volume: Volume) -> None:
         raise ValueError(f"a mask has shape {shape}, the volume {volume.grid.spatial_shape}")
 
 
-def _check_positions(images: Sequence[SourceImage], volume: Volume) -> None:
-    """Raise ValueError unless each image is its slice, or lies within a resampled grid in order."""
-    for image in images:
-        if not image.header.get("FrameOfReferenceUID"):
-            raise ValueError(f"source {image.reference} has no frame of reference")
-    found = volume.first_pixels()
-    if volume.verdict.resampled:
-        matrix = (1, int(images[0].header.Rows), int(images[0].header.Columns))
-        room = np.array(volume.grid.spatial_shape) - matrix
-        lies = np.all((found >= -HALF_A_VOXEL) & (found <= room + HALF_A_VOXEL), axis=1)
-        lies[1:] &= np.diff(found[:, 0]) > 0
-    else:
-        slices = np.arange(len(images))[:, None] * [1, 0, 0]
-        lies = np.all(np.abs(found - slices) <= POSITION_TOLERANCE, axis=1)
-    if not lies.all():
-        index = int(lies.argmin())
-        raise ValueError(
-            f"source {images[index].reference} lies at index {found[index].round(2)} of the grid, "
-            f"as image {index} of the volume: the sources are not in slice order"
-        )
-
-
-def _depths(images: Sequence[SourceImage]) -> npt.NDArray[np.float64]:
-    """Return where images lie along their normal, in mm; frames are in this order."""
-    normal = get_normal_vector(images[0].header.ImageOrientationPatient, index_convention="DR")
-    positions = np.array([image.header.ImagePositionPatient for image in images], dtype=float)
-    found: npt.NDArray[np.float64] = positions @ normal
-    return found
-
-
-def _pixel_measures(images: Sequence[SourceImage]) -> hd.PixelMeasuresSequence:
-    headers = [image.header for image in images]
-    thickness = float(np.median([float(header.get("SliceThickness") or 0) for header in headers]))
-    return hd.PixelMeasuresSequence(
-        pixel_spacing=headers[0].PixelSpacing,
-        slice_thickness=thickness or round(float(np.median(np.diff(places(headers)))), 6),
-        spacing_between_slices=even_step(headers),
-    )
-
-
 def _template(
     assessment: Assessment,
     images: Sequence[SourceImage],
@@ -149,7 +112,7 @@ def _template(
     record, first = assessment.record, images[0].header
     image = images[frames.images[0]]
     return hd.seg.Segmentation(
-        source_images=[_stand_in(image, first, measures)],
+        source_images=[stand_in(image, first, measures)],
         pixel_array=np.ones((1, int(first.Rows), int(first.Columns)), np.uint8),
         segmentation_type=frames.form.upper(),
         segment_descriptions=[
@@ -171,50 +134,10 @@ def _template(
         plane_orientation=hd.PlaneOrientationSequence(
             hd.CoordinateSystemNames.PATIENT, first.ImageOrientationPatient
         ),
-        plane_positions=[_position(image)],
+        plane_positions=[plane_position(image)],
         fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
         max_fractional_value=255,
     )
-
-
-def _stand_in(image: SourceImage, first: Dataset, measures: hd.PixelMeasuresSequence) -> Dataset:
-    """Return a header for an image as if it were an instance of its own.
-
-    highdicom takes either single-frame instances or all frames of one multi-frame instance; frames
-    of several, some frames of one and tiles of a mosaic are neither. It also wants a Slice
-    Thickness even where it is not used. What is of the whole series stands in the header of the
-    `first`.
-    """
-    own = Dataset()  # new elements: a copied header shares its own with the original
-    own.SOPClassUID = CTImageStorage  # one of single-frame instances, whatever the image is of
-    own.ImageOrientationPatient = first.ImageOrientationPatient
-    own.PixelSpacing = measures[0].PixelSpacing
-    own.SliceThickness = measures[0].SliceThickness
-    header = constructor_header(first)
-    header.update(constructor_header(image.header))
-    header.update(own)
-    return header
-
-
-def _position(image: SourceImage) -> hd.PlanePositionSequence:
-    return hd.PlanePositionSequence(
-        hd.CoordinateSystemNames.PATIENT, image.header.ImagePositionPatient
-    )
-
-
-def _refer_to(made: Dataset, images: Sequence[SourceImage]) -> None:
-    """Name every image of the volume where the template names the one that it is drawn on."""
-    of_instance: dict[str, list[SourceImage]] = {}
-    for image in images:
-        of_instance.setdefault(image.header.SOPInstanceUID, []).append(image)
-    made.SourceImageSequence = [
-        _reference(each[0].header, [image.frame for image in each if image.frame is not None])
-        for each in of_instance.values()
-    ]
-    series = made.ReferencedSeriesSequence[0]
-    series.ReferencedInstanceSequence = [
-        _reference(each[0].header) for each in of_instance.values()
-    ]
 
 
 def _functional_groups(
@@ -222,29 +145,11 @@ def _functional_groups(
 ) -> RawDataElement:
     """Return the groups of all frames, made like those of the template's frame."""
     (pattern,) = template.PerFrameFunctionalGroupsSequence
-    of_image = {index: _groups_of(images[index], pattern) for index in frames.images}
+    of_image = {index: groups_of(images[index], pattern) for index in frames.images}
     of_segment: dict[int | None, Dataset] = {}
     if "SegmentIdentificationSequence" in pattern:
         of_segment = {frame.segment: _identified(frame.segment) for frame in frames.each}
     return encoded_groups(frames.each, of_image, of_segment)
-
-
-def _groups_of(image: SourceImage, pattern: Dataset) -> Dataset:
-    """Return the groups of a frame that lies on an image."""
-    (derivation,) = pattern.DerivationImageSequence
-    (source,) = derivation.SourceImageSequence
-    on_image = Dataset()
-    on_image.update(source)
-    on_image.update(_reference(image.header, [] if image.frame is None else [image.frame]))
-    if image.is_tile:
-        on_image["SpatialLocationsPreserved"] = DataElement("SpatialLocationsPreserved", "CS", "NO")
-    derived = Dataset()
-    derived.update(derivation)
-    derived["SourceImageSequence"] = DataElement("SourceImageSequence", "SQ", [on_image])
-    groups = Dataset()
-    groups.DerivationImageSequence = [derived]
-    groups.PlanePositionSequence = _position(image)
-    return groups
 
 
 def _identified(number: int | None) -> Dataset:
@@ -253,15 +158,6 @@ def _identified(number: int | None) -> Dataset:
     item.ReferencedSegmentNumber = number
     groups.SegmentIdentificationSequence = [item]
     return groups
-
-
-def _reference(header: Dataset, frames: Sequence[int] = ()) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frames:
-        item.ReferencedFrameNumber = sorted(frames)
-    return item
 
 
 def _describe_stack(
