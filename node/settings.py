@@ -26,6 +26,7 @@ from node.geometry import MAX_GAP
 from node.mistakes import sentence_of
 from node.routing import STACK_VARIABLES, check_expression
 from sr_writer.results import Kind
+from sr_writer.segmentation_frames import SegmentationForm
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
 # PS3.5 6.2: default repertoire without backslash and control characters
@@ -159,6 +160,7 @@ class Route(_Section):
     when: str = Field(min_length=1)
     model: str = Field(min_length=1)
     stack: str = Field(default="", description="which of several images at each position")
+    segmentation: SegmentationForm = SegmentationForm.BINARY
     results_to: tuple[str, ...] = Field(min_length=1)
 
     @field_validator("when")

@@ -36,7 +36,8 @@ from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
-from sr_writer.results import Kind, with_fallbacks, write_results
+from sr_writer.results import Kind, Result, with_fallbacks, write_results
+from sr_writer.segmentation_frames import SegmentationForm
 from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
 
@@ -193,7 +194,8 @@ def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -
 
 def _are_probabilities_sent(bench: Workbench, run: Run) -> bool:
     peers = bench.settings.destinations(bench.route(run))
-    return any(Kind.PARAMETRIC_MAP in peer.objects for peer in peers)
+    is_wanted = any(Kind.PARAMETRIC_MAP in peer.objects for peer in peers)
+    return is_wanted or bench.route(run).segmentation is SegmentationForm.FRACTIONAL
 
 
 def _remedy(error: Exception) -> str:
@@ -225,7 +227,8 @@ def write(bench: Workbench, run: Run, series: str) -> None:
     if volume is not None:
         folder.save_record_on_images(on_images(assessment, volume).record)
         folder.save_pictures(draw_key_slices(assessment, volume))
-    peers = bench.settings.destinations(bench.route(run))
+    route = bench.route(run)
+    peers = bench.settings.destinations(route)
     results = write_results(
         assessment,
         assembled.headers,
@@ -234,8 +237,17 @@ def write(bench: Workbench, run: Run, series: str) -> None:
         predecessors=bench.folder(run.supersedes).reports() if run.supersedes else {},
         kinds=with_fallbacks(kind for peer in peers for kind in peer.objects),
         languages={language for peer in peers for language in peer.languages},
+        form=route.segmentation,
     )
+    _report_form(run, route.segmentation, results)
     folder.save_results(results)
+
+
+def _report_form(run: Run, asked: SegmentationForm, results: Sequence[Result]) -> None:
+    for result in results:
+        written = result.dataset.get("SegmentationType", "").lower()
+        if result.kind is Kind.SEGMENTATION and written != asked:
+            log.warning("segmentation.form", run=run.id, asked=asked, written=written)
 
 
 def check(bench: Workbench, run: Run, series: str) -> None:

@@ -8,8 +8,9 @@ another way; of these it gets the lowest rank that it takes. Where it takes none
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.uid import (
     UID,
     BasicTextSRStorage,
@@ -29,6 +30,7 @@ from inference.volume import Volume
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
+from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 
 
 class Kind(StrEnum):
@@ -51,7 +53,7 @@ FALLBACKS: Mapping[Kind, Kind] = {
 """What is sent in place of a kind that a destination does not take at all; a later kind."""
 
 SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
-    Kind.SEGMENTATION: (SegmentationStorage,),
+    Kind.SEGMENTATION: (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
     Kind.PARAMETRIC_MAP: (ParametricMapStorage,),
     Kind.SECONDARY_CAPTURE: (SecondaryCaptureImageStorage,),
     Kind.PRESENTATION_STATE: (GrayscaleSoftcopyPresentationStateStorage,),
@@ -92,6 +94,7 @@ def write_results(
     predecessors: Mapping[int, Dataset],
     kinds: Collection[Kind],
     languages: Collection[str],
+    form: SegmentationForm = SegmentationForm.BINARY,
 ) -> list[Result]:
     """Write the objects of an assessment.
 
@@ -107,8 +110,10 @@ def write_results(
         What to write, `with_fallbacks`; nothing is written that no destination could get.
     languages
         Those of `LANGUAGES` to write the objects in that are in one language.
+    form
+        That of the segmentation, where it can say what was found.
     """
-    made = _results(assessment, headers, volume, provenance, predecessors, kinds=kinds)
+    made = _results(assessment, headers, volume, provenance, predecessors, kinds=kinds, form=form)
     return [result for result in made if not result.language or result.language in languages]
 
 
@@ -120,10 +125,11 @@ def _results(
     predecessors: Mapping[int, Dataset],
     *,
     kinds: Collection[Kind],
+    form: SegmentationForm,
 ) -> Iterator[Result]:
     segmentation = None
     if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
-        segmentation = write_segmentation(assessment, volume, provenance)
+        segmentation = write_segmentation(assessment, volume, provenance, form=form)
         yield Result(Kind.SEGMENTATION, segmentation)
     if Kind.REPORT in kinds:
         report = write_report(
@@ -136,7 +142,19 @@ def refers_to(dataset: Dataset, uids: Sequence[str]) -> list[str]:
     """Return which of `uids` an object refers to; it is of no use where they are not."""
     named = {
         str(element.value)
-        for element in dataset.iterall()
+        for element in _elements_with(dataset, uids)
         if element.keyword == "ReferencedSOPInstanceUID"
     }
     return [uid for uid in uids if uid in named]
+
+
+def _elements_with(dataset: Dataset, uids: Sequence[str]) -> Iterator[DataElement]:
+    """Yield the elements of all depths that may have one of `uids`; others stay encoded."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over a Dataset decodes every element
+        stored: Any = dataset.get_item(tag)
+        if stored.is_raw and not any(uid.encode() in (stored.value or b"") for uid in uids):
+            continue
+        yield dataset[tag]
+        if stored.VR == "SQ":
+            for item in dataset[tag].value:
+                yield from _elements_with(item, uids)

@@ -19,6 +19,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from inference.assessment import Assessment
 from sr_writer.segmentation_pixels import (
@@ -31,6 +32,9 @@ from sr_writer.segmentation_pixels import (
     probability_frames,
     shapes_of,
 )
+
+LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""Newer than the dictionary of pydicom 3.0."""
 
 ITEM = b"\xfe\xff\x00\xe0"
 FRAME_CONTENT = Tag("FrameContentSequence")
