@@ -6,7 +6,6 @@ packages=()
 need() { [ -e "$1" ] || packages+=("$2"); }
 need /usr/bin/storescu dcmtk
 need /usr/sbin/Orthanc orthanc
-need /usr/bin/dciodvfy dicom3tools
 need /usr/bin/dcm2niix dcm2niix
 need /usr/share/java/pixelmed.jar libpixelmed-java
 need /usr/share/java/Saxon-HE.jar libsaxonhe-java

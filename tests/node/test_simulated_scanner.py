@@ -1,5 +1,4 @@
 import resource
-import shutil
 import subprocess
 
 import numpy as np
@@ -9,10 +8,11 @@ from pydicom import dcmread
 from inference.assessment import Laterality
 from inference.volume import Geometry
 from node.assembly import assemble
+from node.outside_validators import program
 from node.simulated_scanner import write_head_study
 
 SMALL = {"slices": 44, "matrix": 128}
-DCIODVFY = shutil.which("dciodvfy")
+DCIODVFY = program("dciodvfy")
 
 
 def centroid(study) -> np.ndarray:
