@@ -1,13 +1,41 @@
-"""SR content items (PS3.3 C.17.3) read as a receiver does, whatever state they are in."""
+"""SR content items (PS3.3 C.17.3): words as items, and items read as a receiver does.
+
+Reading takes them in whatever state they are in.
+"""
 
 import re
 from collections.abc import Iterator
 
+from highdicom import sr
+from highdicom.sr import RelationshipTypeValues as Relation
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from inference.assessment import Text
+from sr_writer.coding import CHINESE
+
 NOT_TEXT = re.compile(r"[\x00-\x09\x0b\x0e-\x1f\x7f-\x9f]")
 """Control characters that UT does not allow (PS3.5 Table 6.2-1), or allows for escapes only."""
+
+
+def texts(
+    name: Code, said: Text, relation: Relation = Relation.CONTAINS
+) -> list[sr.TextContentItem]:
+    """Return `said` as an item for each language that it is said in.
+
+    The document's language is English, so only Chinese is marked. Models and runtimes write tabs
+    and other control characters, which Text Value may not hold: spaces stand for them.
+    """
+    items = []
+    if said.en:
+        words = NOT_TEXT.sub(" ", said.en)
+        items.append(sr.TextContentItem(name=name, value=words, relationship_type=relation))
+    if said.zh:
+        words = NOT_TEXT.sub(" ", said.zh)
+        chinese = sr.TextContentItem(name=name, value=words, relationship_type=relation)
+        chinese.ContentSequence = sr.LanguageOfContentItemAndDescendants(CHINESE)
+        items.append(chinese)
+    return items
 
 
 def walk(item: Dataset) -> Iterator[Dataset]:

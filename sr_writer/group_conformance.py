@@ -1,7 +1,8 @@
 """What the gate asks of measurement groups: a finding that is present, on evidence that is there.
 
 The evidence of a Volumetric ROI group (TID 1411) is a segment of the SEG that is sent along; that
-of a group without region (TID 1501) are images of the volume.
+of a group without region (TID 1501) are images of the volume. Each has a partner of the same
+tracking, a Planar ROI group (TID 1410), whose region has to be where the evidence is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,17 @@ from pydicom.sr.codedict import codes
 
 from sr_writer.coding import FINDING_CATEGORY
 from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
+from sr_writer.region_conformance import (
+    Matrices,
+    check_region,
+    is_box_around,
+    is_whole_image,
+    lies_on,
+    regions_of,
+)
 from sr_writer.segmentation_conformance import (
+    Images,
+    images_by_reference,
     segment_volume_ml,
     segments_by_number,
     sources_by_segment,
@@ -26,35 +37,50 @@ ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
 VOLUME = codes.SCT.Volume.value
 CERTAINTY = codes.DCM.CertaintyOfFinding.value
 
-ON_SEGMENT, ON_SLICES = "1411", "1501"
+PLACE, ON_SEGMENT, ON_SLICES = "1410", "1411", "1501"
 Place = tuple[str, int]
 """What a tracking UID follows: a SEG's SOP Instance UID and a segment number in it, or a group."""
 
+ONCE = (
+    codes.DCM.TrackingIdentifier,
+    codes.DCM.TrackingUniqueIdentifier,
+    codes.DCM.Finding,
+    codes.DCM.AlgorithmName,
+    codes.DCM.AlgorithmVersion,
+)
+
 
 def check_groups(
-    made: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
+    made: Dataset,
+    headers: Sequence[Dataset],
+    images: Sequence[SourceImage],
+    segmentations: Mapping[str, Dataset],
 ) -> Iterator[str]:
-    """Yield what is wrong with the measurement groups of an SR about `images`.
+    """Yield what is wrong with the measurement groups of an SR about `images` of `headers`.
 
     `segmentations` are those that are sent along, by SOP Instance UID.
     """
     groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
+    whole = []
     for group in groups:
-        yield from _check_group(group, images, segmentations)
+        problems = list(_check_group(group))
+        problems += [] if problems else _check_evidence(group, images, segmentations)
+        yield from problems
+        if not problems:
+            whole.append(group)
+    if len(whole) < len(groups):
+        return
+    matrices = {
+        str(header.SOPInstanceUID): (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
+        for header in headers
+    }
+    yield from _check_places(groups, images_by_reference(images), matrices, segmentations)
     yield from _check_tracking(groups, segmentations)
 
 
-def _check_group(
-    group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
-) -> Iterator[str]:
+def _check_group(group: Dataset) -> Iterator[str]:
     items = group.get("ContentSequence", [])
-    for code in (
-        codes.DCM.TrackingIdentifier,
-        codes.DCM.TrackingUniqueIdentifier,
-        codes.DCM.Finding,
-        codes.DCM.AlgorithmName,
-        codes.DCM.AlgorithmVersion,
-    ):
+    for code in ONCE:
         if sum(is_named(item, code) for item in items) != 1:
             yield f"measurement group has not exactly one {code.meaning}; write it"
             return
@@ -66,13 +92,81 @@ def _check_group(
     ]
     if answers != [codes.SCT.Present.value]:
         yield "measurement group does not say that its finding is present; only such have a group"
-    template = _template(group)
+
+
+def _check_evidence(
+    group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
+) -> Iterator[str]:
+    items, template = group.get("ContentSequence", []), _template(group)
     if template == ON_SEGMENT:
         yield from _check_segment(items, images, segmentations)
     elif template == ON_SLICES:
         yield from _check_slices(items, {image.reference for image in images})
+    elif template == PLACE:
+        if any(item.get("ValueType") == "NUM" for item in items):
+            yield "measurement group of TID 1410 measures; only its partner may, leave it out"
+        if len(regions_of(items)) != 1:
+            yield "measurement group of TID 1410 has not exactly one Image Region; write it"
     else:
-        yield f"measurement group is of template {template}; write TID 1411 or TID 1501"
+        yield f"measurement group is of template {template}; write TID 1410, 1411 or 1501"
+
+
+def _check_places(
+    groups: Sequence[Dataset],
+    named: Images,
+    matrices: Matrices,
+    segmentations: Mapping[str, Dataset],
+) -> Iterator[str]:
+    """Yield where a finding has no region for viewers without SEG, or one that is not its own."""
+    places = [group for group in groups if _template(group) == PLACE]
+    findings = [group for group in groups if _template(group) != PLACE]
+    if sorted(map(_identity, places)) != sorted(map(_identity, findings)):
+        yield "findings and groups of TID 1410 have not the same tracking; write one for each"
+        return
+    for place in places:
+        (region,) = regions_of(place.ContentSequence)
+        problems = list(check_region(region, named, matrices))
+        yield from problems
+        partner = next(each for each in findings if _identity(each) == _identity(place))
+        if not problems:
+            yield from _check_place(region, partner, named, matrices, segmentations)
+
+
+def _check_place(
+    region: Dataset,
+    partner: Dataset,
+    named: Images,
+    matrices: Matrices,
+    segmentations: Mapping[str, Dataset],
+) -> Iterator[str]:
+    reference = lies_on(region)
+    items = partner.ContentSequence
+    shown = {
+        reference_of(item.ReferencedSOPSequence[0])
+        for item in items
+        if is_named(item, codes.DCM.SourceImageForSegmentation)
+        or is_named(item, codes.DCM.SourceOfMeasurement)
+    }
+    if reference not in shown:
+        yield "Image Region lies on an image that does not show its finding; correct the reference"
+    elif _template(partner) == ON_SLICES or len(named[reference]) > 1:
+        if not is_whole_image(region, matrices):
+            yield "Image Region is not the whole image, but nothing outlines its finding there"
+    else:
+        segment = next(item for item in items if is_named(item, codes.DCM.ReferencedSegment))
+        uid, number = _place(segment)
+        if not is_box_around(region, segmentations[uid], number):
+            yield "Image Region is not the box around the segment on its image; draw it again"
+
+
+def _identity(group: Dataset) -> tuple[str, ...]:
+    """Return what the two groups of a finding have in common."""
+    codings = {code.value: "" for code in ONCE}
+    for item in group.ContentSequence:
+        if name_of(item) in codings:
+            said = item.get("UID") or item.get("TextValue") or value_of(item)
+            codings[name_of(item)] = str(said)
+    return tuple(codings.values())
 
 
 def _check_segment(
@@ -154,6 +248,8 @@ def _check_tracking(
         for number, segment in segments_by_number(segmentation).items()
     }
     for index, group in enumerate(groups):
+        if _template(group) == PLACE:
+            continue
         items = group.get("ContentSequence", [])
         segments = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
         place = _place(segments[0]) if segments else ("group", index)

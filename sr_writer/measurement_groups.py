@@ -2,16 +2,20 @@
 
 One that is outlined is a Volumetric ROI group (TID 1411) on its segment. One that slices alone show
 is a group (TID 1501) on these as Source of Measurement, and has no measurement but its certainty.
+
+Viewers that know no segments find the way by another group of the same tracking UID, a Planar ROI
+group (TID 1410) on the best slice. It goes first, since they take the first region of a tracking
+UID, and measures nothing: the numbers are those of the other group.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from inference.assessment import (
-    AssessmentRecord,
     Code,
     Evidence,
     Finding,
@@ -21,27 +25,28 @@ from inference.assessment import (
     Segment,
 )
 from sr_writer.coding import LATERALITY, PRESENCE, concept
+from sr_writer.content_items import texts
 from sr_writer.identifiers import Tracking, finding_tracking, tracking
+from sr_writer.image_regions import Subject, best_region
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import SourceImage, each_once
+from sr_writer.wording import place_label
 
 MEASUREMENT_DIGITS = 4
 """Significant digits: more than any segmentation is good for, and never rounded to nothing."""
 PERCENT_DECIMALS = 1
 
 Group = (
-    sr.VolumetricROIMeasurementsAndQualitativeEvaluations | sr.MeasurementsAndQualitativeEvaluations
+    sr.PlanarROIMeasurementsAndQualitativeEvaluations
+    | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    | sr.MeasurementsAndQualitativeEvaluations
 )
 
 
-def measurement_group(
-    finding: Finding,
-    record: AssessmentRecord,
-    images: Sequence[SourceImage],
-    segmentation: Dataset | None,
-    provenance: Provenance,
-) -> Group:
-    """Return the group of a finding that is present, its evidence indices of `images`.
+def measurement_groups(
+    finding: Finding, subject: Subject, segmentation: Dataset | None, provenance: Provenance
+) -> list[Group]:
+    """Return the groups of a finding that is present, for its place and for what was found there.
 
     Raises
     ------
@@ -53,21 +58,20 @@ def measurement_group(
     if evidence is None:
         raise ValueError(f"finding {finding.name} is present without evidence")
     if evidence.segment is None:
-        return _on_slices(finding, evidence, record.model, images, provenance)
+        return _on_slices(finding, evidence, subject, provenance)
     if segmentation is None:
         raise ValueError(f"finding {finding.name} is present, but no segmentation shows it")
+    record = subject.record
     segment = next(each for each in record.segments if each.number == evidence.segment)
-    slices = each_once(images[index] for index in evidence.slices)
-    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_identifier(tracking(segment, record.model, provenance)),
+    slices = each_once(subject.images[index] for index in evidence.slices)
+    roi = tracking(segment, record.model, provenance)
+    place = _place(finding, evidence, roi, segment, subject)
+    described = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        **_description(finding, roi, segment, record.model),
         referenced_segment=_referenced_segment(segment, segmentation, slices),
-        finding_type=concept(finding.code),
-        finding_category=concept(segment.category),
-        finding_sites=_finding_sites(finding, finding.site or segment.site),
-        algorithm_id=algorithm(record.model, finding),
         measurements=[*map(_measurement, finding.measurements), *certainty_of_finding(finding)],
-        qualitative_evaluations=_present(finding),
     )
+    return [place, described]
 
 
 def best_first(evidence: Evidence) -> list[int]:
@@ -100,22 +104,17 @@ def algorithm(model: ModelIdentity, finding: Finding | None = None) -> sr.Algori
 
 
 def _on_slices(
-    finding: Finding,
-    evidence: Evidence,
-    model: ModelIdentity,
-    images: Sequence[SourceImage],
-    provenance: Provenance,
-) -> sr.MeasurementsAndQualitativeEvaluations:
+    finding: Finding, evidence: Evidence, subject: Subject, provenance: Provenance
+) -> list[Group]:
     if finding.measurements:
         raise ValueError(f"finding {finding.name} is measured, but no segment of it was made")
-    slices = each_once(images[index] for index in best_first(evidence))
-    return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_identifier(finding_tracking(finding, model, provenance)),
-        finding_type=concept(finding.code),
-        finding_sites=_finding_sites(finding, finding.site),
-        algorithm_id=algorithm(model, finding),
+    model = subject.record.model
+    slices = each_once(subject.images[index] for index in best_first(evidence))
+    roi = finding_tracking(finding, model, provenance)
+    place = _place(finding, evidence, roi, None, subject)
+    described = sr.MeasurementsAndQualitativeEvaluations(
+        **_description(finding, roi, None, model),
         measurements=certainty_of_finding(finding),
-        qualitative_evaluations=_present(finding),
         source_images=[
             sr.SourceImageForMeasurementGroup(
                 image.header.SOPClassUID, image.header.SOPInstanceUID, _frames(image)
@@ -123,10 +122,38 @@ def _on_slices(
             for image in slices
         ],
     )
+    return [place, described]
 
 
-def _identifier(roi: Tracking) -> sr.TrackingIdentifier:
-    return sr.TrackingIdentifier(uid=roi.uid, identifier=roi.identifier)
+def _place(
+    finding: Finding, evidence: Evidence, roi: Tracking, segment: Segment | None, subject: Subject
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        **_description(finding, roi, segment, subject.record.model),
+        referenced_region=best_region(evidence, subject),
+        geometric_purpose=codes.cid219.BoundedBy,
+    )
+    is_outlined = segment is not None and not subject.images[evidence.best_slice].is_tile
+    said = place_label(finding, is_outlined=is_outlined)
+    group[0].ContentSequence.extend(texts(codes.DCM.Comment, said))
+    return group
+
+
+def _description(
+    finding: Finding, roi: Tracking, segment: Segment | None, model: ModelIdentity
+) -> dict[str, Any]:
+    """Return what both groups of a finding say of it, in items of their own."""
+    site = finding.site or (None if segment is None else segment.site)
+    return {
+        "tracking_identifier": sr.TrackingIdentifier(uid=roi.uid, identifier=roi.identifier),
+        "finding_type": concept(finding.code),
+        "finding_category": None if segment is None else concept(segment.category),
+        "finding_sites": _finding_sites(finding, site),
+        "algorithm_id": algorithm(model, finding),
+        "qualitative_evaluations": [
+            sr.QualitativeEvaluation(name=concept(finding.code), value=PRESENCE[Presence.PRESENT])
+        ],
+    }
 
 
 def _referenced_segment(
@@ -164,7 +191,3 @@ def _measurement(measurement: Measurement) -> sr.Measurement:
         value=float(f"{measurement.value:.{MEASUREMENT_DIGITS}g}"),
         unit=concept(measurement.unit),
     )
-
-
-def _present(finding: Finding) -> list[sr.QualitativeEvaluation]:
-    return [sr.QualitativeEvaluation(name=concept(finding.code), value=PRESENCE[Presence.PRESENT])]

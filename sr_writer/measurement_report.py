@@ -1,12 +1,12 @@
 """The content tree of TID 1500 Measurement Report, by IHE AI Results conventions.
 
-A finding that is present is a measurement group on its evidence. One that is absent or undetermined
+A finding that is present has measurement groups on its evidence. One that is absent or undetermined
 has none and stands in the Qualitative Evaluations container (TID 1500 row 12), a question and its
 answer. All that is said in words stands there too, in English and in Chinese where there is both,
 the latter marked by TID 1204.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from highdicom import sr
 from highdicom.sr import RelationshipTypeValues as Relation
@@ -14,9 +14,8 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as StandardCode
 
-from inference.assessment import AssessmentRecord, Finding, Presence, Text
+from inference.assessment import AssessmentRecord, Finding, Presence
 from sr_writer.coding import (
-    CHINESE,
     ENGLISH,
     IMAGING_PROCEDURE,
     PRESENCE,
@@ -24,32 +23,27 @@ from sr_writer.coding import (
     QUALITATIVE_EVALUATIONS,
     concept,
 )
-from sr_writer.content_items import NOT_TEXT
+from sr_writer.content_items import texts
 from sr_writer.identifiers import device_uid
 from sr_writer.image_library import image_library
+from sr_writer.image_regions import Subject
 from sr_writer.measurement_groups import (
     Group,
     algorithm,
     best_first,
     certainty_of_finding,
-    measurement_group,
+    measurement_groups,
 )
 from sr_writer.provenance import Provenance
-from sr_writer.source_images import SourceImage, each_once
+from sr_writer.source_images import each_once
 from sr_writer.wording import intended_use, narrative, probability, statements
 
 
 def measurement_report(
-    record: AssessmentRecord,
-    images: Sequence[SourceImage],
-    segmentation: Dataset | None,
-    provenance: Provenance,
+    subject: Subject, segmentation: Dataset | None, provenance: Provenance
 ) -> sr.ContainerContentItem:
-    """Return the root of the content tree.
-
-    `images` are those of the volume, in slice order, or whatever instances there are where nothing
-    was assessed; slice indices of the record count in them.
-    """
+    """Return the root of the content tree."""
+    record, images = subject.record, subject.images
     root = sr.ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
     content = sr.ContentSequence(is_root=False)
     content.extend(sr.LanguageOfContentItemAndDescendants(ENGLISH))
@@ -59,9 +53,10 @@ def measurement_report(
     if referenced:
         content.append(image_library(each_once(images[index] for index in referenced)))
     groups = [
-        measurement_group(finding, record, images, segmentation, provenance)
+        group
         for finding in record.findings
         if finding.presence is Presence.PRESENT
+        for group in measurement_groups(finding, subject, segmentation, provenance)
     ]
     if groups:
         content.append(_imaging_measurements(groups))
@@ -136,13 +131,13 @@ def _qualitative_evaluations(record: AssessmentRecord) -> sr.ContainerContentIte
         if finding.presence is not Presence.PRESENT:
             content.append(_answer(finding))
     for said in statements(record):
-        content.extend(_texts(codes.DCM.Comment, said))
+        content.extend(texts(codes.DCM.Comment, said))
     written = narrative(record)
     if written is not None:
-        content.extend(_texts(codes.DCM.Summary, written))
+        content.extend(texts(codes.DCM.Summary, written))
     for limitation in record.limitations:
-        content.extend(_texts(codes.DCM.Comment, limitation))
-    content.extend(_texts(codes.DCM.Comment, intended_use(record.model)))
+        content.extend(texts(codes.DCM.Comment, limitation))
+    content.extend(texts(codes.DCM.Comment, intended_use(record.model)))
     container.ContentSequence = content
     return container
 
@@ -160,27 +155,7 @@ def _answer(finding: Finding) -> sr.CodeContentItem:
         properties.extend(certainty)
     for said in (probability(finding), finding.reason):
         if said is not None:
-            properties.extend(_texts(codes.DCM.Comment, said, Relation.HAS_PROPERTIES))
+            properties.extend(texts(codes.DCM.Comment, said, Relation.HAS_PROPERTIES))
     if len(properties) > 0:
         answer.ContentSequence = properties
     return answer
-
-
-def _texts(
-    name: StandardCode, said: Text, relation: Relation = Relation.CONTAINS
-) -> list[sr.TextContentItem]:
-    """Return `said` as an item for each language that it is said in.
-
-    The document's language is English, so only Chinese is marked. Models and runtimes write tabs
-    and other control characters, which Text Value may not hold: spaces stand for them.
-    """
-    items = []
-    if said.en:
-        words = NOT_TEXT.sub(" ", said.en)
-        items.append(sr.TextContentItem(name=name, value=words, relationship_type=relation))
-    if said.zh:
-        words = NOT_TEXT.sub(" ", said.zh)
-        chinese = sr.TextContentItem(name=name, value=words, relationship_type=relation)
-        chinese.ContentSequence = sr.LanguageOfContentItemAndDescendants(CHINESE)
-        items.append(chinese)
-    return items

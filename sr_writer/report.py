@@ -16,6 +16,7 @@ from sr_writer.header import (
     stamp,
 )
 from sr_writer.identifiers import object_uid
+from sr_writer.image_regions import Subject
 from sr_writer.measurement_report import measurement_report
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import SourceImage, on_images, source_images
@@ -64,17 +65,18 @@ def write_report(
         raise ValueError("a report needs the instances that it reports on")
     others: list[Dataset] = []
     if volume is None:
-        record = assessment.record
+        there = assessment
         images = [SourceImage(header) for header in plain_headers(sorted(sources, key=_uid))]
     else:
-        record = on_images(assessment, volume).record
+        there = on_images(assessment, volume)
         images = source_images(volume)
         known = set(map(_uid, volume.sources))
         rest = [source for source in sources if _uid(source) not in known]
         others = plain_headers(sorted(rest, key=_uid)) if rest else []
     slices = [image.header for image in images]
-    first = slices[0]
-    root = measurement_report(record, images, segmentation, provenance)
+    first, record = slices[0], there.record
+    subject = Subject(record, images, there.masks, _matrices(sources))
+    root = measurement_report(subject, segmentation, provenance)
     try:
         made = Comprehensive3DSR(
             evidence=[
@@ -141,6 +143,15 @@ def _joined(paragraphs: Iterable[Iterable[str]]) -> str:
 def _uid(source: Dataset) -> str:
     """Return what sources are told apart by, so that their order makes no difference."""
     return str(source.get("SOPInstanceUID", ""))
+
+
+def _matrices(sources: Sequence[Dataset]) -> dict[str, tuple[int, int]]:
+    """Return rows and columns of each source that has pixels, by SOP Instance UID."""
+    return {
+        str(header.SOPInstanceUID): (int(header.Rows), int(header.Columns))
+        for header in plain_headers(sources)
+        if header.get("Rows") and header.get("Columns")
+    }
 
 
 def _shortfall(record: AssessmentRecord, volume: Volume | None) -> str | None:

@@ -31,6 +31,7 @@ PARENTS = {
     "HAS ACQ CONTEXT": {"CONTAINER", "IMAGE"},
     "HAS CONCEPT MOD": {"CONTAINER", "TEXT", "CODE", "NUM"},
     "HAS PROPERTIES": {"TEXT", "CODE", "NUM"},
+    "SELECTED FROM": {"SCOORD"},
 }
 RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 1501, TID 4108)
     codes.DCM.TrackingIdentifier.value: "HAS OBS CONTEXT",
@@ -39,6 +40,7 @@ RELATIONSHIPS = {  # of content items whose templates fix them (TID 1411, TID 15
     codes.SCT.FindingSite.value: "HAS CONCEPT MOD",
     codes.DCM.ReferencedSegment.value: "CONTAINS",
     codes.DCM.SourceOfMeasurement.value: "CONTAINS",
+    codes.DCM.ImageRegion.value: "CONTAINS",
     VOLUME: "CONTAINS",
 }
 
@@ -64,7 +66,7 @@ def check_report(
         for each in siblings
         if each.get("SOPClassUID") == SegmentationStorage
     }
-    yield from check_groups(made, images, segmentations)
+    yield from check_groups(made, headers, images, segmentations)
 
 
 def _check_document(made: Dataset) -> Iterator[str]:

@@ -108,6 +108,16 @@ def seen_on(evidence: Evidence) -> Text:
     return Text(en=english, zh=chinese)
 
 
+def place_label(finding: Finding, *, is_outlined: bool) -> Text:
+    """Return what stands at the box around a finding: what it is, who says so, and how exactly."""
+    english = f"{finding.label.en or finding.label.zh} (AI, unverified)"
+    chinese = f"{finding.label.zh or finding.label.en}（人工智能，未经核实）"
+    if not is_outlined:
+        english += ", somewhere on this image"
+        chinese += "，位于本图像某处"
+    return Text(en=english, zh=chinese)
+
+
 def finding_line(finding: Finding) -> Text:
     """Return one finding and all that is known of it, in one line."""
     presence = _PRESENCE[finding.presence]

@@ -9,6 +9,7 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -32,6 +33,7 @@ from inference.assessment import (
     Text,
 )
 from inference.volume import Geometry, GeometryVerdict, Volume
+from sr_writer.content_items import is_named, walk
 from sr_writer.provenance import Provenance
 
 HAEMORRHAGE = Code(value="50960005", scheme="SCT", meaning="Hemorrhage")
@@ -406,6 +408,26 @@ def two_segments(volume, *, overlap) -> Assessment:
         update={"findings": findings, "segments": (segment(1), segment(2))}
     )
     return Assessment(record, {1: first, 2: second})
+
+
+def place_groups(report) -> list[Dataset]:
+    """The groups (TID 1410) that say where findings are."""
+    return [each for each in measurement_groups(report) if template_of(each) == "1410"]
+
+
+def finding_groups(report) -> list[Dataset]:
+    """The groups that say what was found."""
+    return [each for each in measurement_groups(report) if template_of(each) != "1410"]
+
+
+def measurement_groups(report):
+    """All measurement groups, in document order."""
+    return [each for each in walk(report) if is_named(each, codes.DCM.MeasurementGroup)]
+
+
+def template_of(group):
+    """The number of a group's template."""
+    return group.ContentTemplateSequence[0].TemplateIdentifier
 
 
 def bytes_of(dataset: Dataset) -> bytes:

@@ -21,6 +21,7 @@ from tests.sr_writer.series import (
     SAGITTAL,
     absent,
     as_received,
+    finding_groups,
     make_volume,
     mixed,
     present,
@@ -48,7 +49,7 @@ def item(report, code):
 
 
 def group(report):
-    return item(report, codes.DCM.MeasurementGroup)
+    return finding_groups(report)[0]
 
 
 def unit(report, code):

@@ -15,9 +15,11 @@ from tests.sr_writer.series import (
     PROVENANCE,
     SAGITTAL,
     as_received,
+    finding_groups,
     make_volume,
     mixed,
     on_slices,
+    place_groups,
     spooled,
 )
 
@@ -38,7 +40,7 @@ GOOD = results(mixed, VOLUME)
 
 
 def groups(report):
-    return [each for each in walk(report) if is_named(each, codes.DCM.MeasurementGroup)]
+    return finding_groups(report)
 
 
 def named(report, code):
@@ -103,13 +105,16 @@ def say_absent(report, _):
 
 
 def track_the_segment(report, segmentation):
-    (tracking,) = named(report, codes.DCM.TrackingUniqueIdentifier)
-    tracking.UID = segmentation.SegmentSequence[0].TrackingUID
+    for group in (place_groups(report)[0], groups(report)[0]):
+        for item in group.ContentSequence:
+            if is_named(item, codes.DCM.TrackingUniqueIdentifier):
+                item.UID = segmentation.SegmentSequence[0].TrackingUID
 
 
 def track_twice(report, _):
     container = next(each for each in walk(report) if is_named(each, codes.DCM.ImagingMeasurements))
-    container.ContentSequence.append(deepcopy(groups(report)[0]))
+    for each in (place_groups(report)[0], groups(report)[0]):
+        container.ContentSequence.append(deepcopy(each))
 
 
 def say_who_wrote_nothing(report, _):
@@ -157,7 +162,7 @@ FAULTS = {
         write_template(1, "1501"),
         "may refer to Source of Measurement only",
     ),
-    "another template": (write_template(0, "1410"), "is of template 1410"),
+    "another template": (write_template(0, "1502"), "is of template 1502"),
     "the segment's tracking": (track_the_segment, "the same for two regions"),
     "one tracking for two groups": (track_twice, "the same for two regions"),
     "a narrative with a tab": (write_a_tab, "has control characters"),

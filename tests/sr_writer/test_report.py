@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from highdicom.sr import srread
 from pydicom import Dataset
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
@@ -29,9 +31,11 @@ from tests.sr_writer.series import (
     as_received,
     as_spooled,
     bytes_of,
+    finding_groups,
     make_volume,
     mixed,
     on_slices,
+    place_groups,
     present,
     spooled,
     two_segments,
@@ -56,6 +60,15 @@ def items(report, code):
     return [item for item in walk(report) if is_named(item, code)]
 
 
+def tracking_uids(report):
+    """One for each finding that is present."""
+    found = [
+        [item.UID for item in items(group, codes.DCM.TrackingUniqueIdentifier)]
+        for group in finding_groups(report)
+    ]
+    return [uid for (uid,) in found]
+
+
 def texts(report):
     return [item.TextValue for item in walk(report) if "TextValue" in item]
 
@@ -64,7 +77,7 @@ def test_a_present_finding_is_a_group_on_its_segment():
     volume = make_volume()
     report, segmentation = written(present(volume), volume)
     assert report.SOPClassUID == Comprehensive3DSRStorage
-    (group,) = items(report, codes.DCM.MeasurementGroup)
+    (group,) = finding_groups(report)
     assert group.ContentTemplateSequence[0].TemplateIdentifier == "1411"
     (finding,) = items(group, codes.DCM.Finding)
     assert value_of(finding) == HAEMORRHAGE.value
@@ -79,6 +92,70 @@ def test_a_present_finding_is_a_group_on_its_segment():
     assert segmentation.SegmentSequence[0].TrackingUID == tracking.UID
     assert [number_of(item) for item in items(group, codes.DCM.CertaintyOfFinding)] == [97.3]
     assert [number_of(item) for item in items(group, codes.SCT.Volume)] == [11.49]
+
+
+def corners(group):
+    """The corners of a group's region, and the image that it was selected from."""
+    (region,) = items(group, codes.DCM.ImageRegion)
+    assert region.GraphicType == "POLYLINE"
+    (image,) = region.ContentSequence
+    assert image.RelationshipType == "SELECTED FROM"
+    points = np.array(region.GraphicData).reshape(-1, 2)
+    return points.tolist(), image.ReferencedSOPSequence[0]
+
+
+def test_a_finding_has_a_box_around_its_pixels_on_the_best_slice_under_the_same_tracking():
+    volume = make_volume()
+    assessment = present(volume)
+    report, _ = written(assessment, volume)
+    (place,) = place_groups(report)
+    best = assessment.record.findings[0].evidence.best_slice
+    rows, columns = np.nonzero(assessment.masks[1][best])
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    points, reference = corners(place)
+    assert points == [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    assert reference.ReferencedSOPInstanceUID == volume.sources[best].SOPInstanceUID
+    assert [item.UID for item in items(place, codes.DCM.TrackingUniqueIdentifier)] == (
+        tracking_uids(report)
+    )
+    assert not [item for item in walk(place) if item.ValueType == "NUM"]
+    assert items(place, codes.DCM.Comment)[0].TextValue == (
+        "Intracranial hemorrhage (AI, unverified)"
+    )
+
+
+def test_the_box_of_a_finding_that_nothing_outlines_is_the_whole_best_slice():
+    volume = make_volume()
+    report, _ = written(on_slices(volume), volume)
+    (place,) = place_groups(report)
+    points, reference = corners(place)
+    assert points == [[0, 0], [40, 0], [40, 48], [0, 48], [0, 0]]
+    assert reference.ReferencedSOPInstanceUID == volume.sources[9].SOPInstanceUID
+    said = [item.TextValue for item in items(place, codes.DCM.Comment)]
+    assert said[0].endswith("somewhere on this image")
+    assert said[1].endswith("位于本图像某处")
+
+
+def test_highdicom_reads_places_and_findings(tmp_path):
+    volume = make_volume()
+    made, _ = written(mixed(volume), volume)
+    made.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    content = srread(tmp_path / "report.dcm").content
+    places = content.get_planar_roi_measurement_groups()
+    (outlined,) = content.get_volumetric_roi_measurement_groups()
+    (on,) = content.get_image_measurement_groups()
+    assert [place.tracking_uid for place in places] == [on.tracking_uid, outlined.tracking_uid]
+    assert [place.roi.value.shape for place in places] == [(5, 2)] * 2
+
+
+def test_a_segment_that_is_not_on_the_best_slice_is_refused():
+    volume = make_volume()
+    assessment = present(volume)
+    (finding,) = assessment.record.findings
+    elsewhere = finding.evidence.model_copy(update={"best_slice": 0})
+    wrong = finding.model_copy(update={"evidence": elsewhere})
+    with pytest.raises(ValueError, match="is not on slice 0, its best"):
+        written(changed(assessment, findings=(wrong,)), volume)
 
 
 def changed(assessment, **update):
@@ -98,7 +175,7 @@ def test_a_present_finding_without_outline_is_a_group_on_its_slices_the_best_one
     volume = make_volume()
     report, segmentation = written(on_slices(volume), volume)
     assert segmentation is None
-    (group,) = items(report, codes.DCM.MeasurementGroup)
+    (group,) = finding_groups(report)
     assert group.ContentTemplateSequence[0].TemplateIdentifier == "1501"
     assert shown(group) == [volume.sources[index].SOPInstanceUID for index in (9, 4, 10)]
     (finding,) = items(group, codes.DCM.Finding)
@@ -130,7 +207,7 @@ def test_a_best_slice_is_evidence_enough():
 def test_outlined_and_other_findings_stand_in_one_report():
     volume = make_volume()
     report, segmentation = written(mixed(volume), volume)
-    on, outlined = items(report, codes.DCM.MeasurementGroup)
+    on, outlined = finding_groups(report)
     assert [each.ContentTemplateSequence[0].TemplateIdentifier for each in (on, outlined)] == [
         "1501",
         "1411",
@@ -144,9 +221,9 @@ def test_findings_on_the_same_slices_have_each_their_own_tracking():
     volume = make_volume()
     report, _ = written(on_slices(volume, 9, 10), volume)
     again, _ = written(on_slices(volume, 10, 9), volume)
-    uids = [item.UID for item in items(report, codes.DCM.TrackingUniqueIdentifier)]
+    uids = tracking_uids(report)
     assert len(set(uids)) == 2
-    assert uids == [item.UID for item in items(again, codes.DCM.TrackingUniqueIdentifier)][::-1]
+    assert uids == tracking_uids(again)[::-1]
 
 
 def test_a_measurement_needs_a_segment():
@@ -163,7 +240,7 @@ def test_a_measurement_needs_a_segment():
 def test_two_findings_are_two_groups_with_their_own_tracking():
     volume = make_volume()
     report, segmentation = written(two_segments(volume, overlap=True), volume)
-    uids = [item.UID for item in items(report, codes.DCM.TrackingUniqueIdentifier)]
+    uids = tracking_uids(report)
     assert uids == [segment.TrackingUID for segment in segmentation.SegmentSequence]
     assert len(set(uids)) == 2
 
@@ -271,7 +348,7 @@ def test_a_long_segment_label_leaves_its_number_in_the_tracking_identifier():
     (segment,) = assessment.record.segments
     long = segment.model_copy(update={"label": "Hemorrhage " * 10})
     report, segmentation = written(changed(assessment, segments=(long,)), volume)
-    (tracking,) = items(report, codes.DCM.TrackingIdentifier)
+    (tracking,) = items(finding_groups(report)[0], codes.DCM.TrackingIdentifier)
     assert tracking.TextValue == segmentation.SegmentSequence[0].TrackingID
     assert tracking.TextValue == long.label + " 1"
 

@@ -1,0 +1,104 @@
+"""What the gate asks of image regions: closed, on an image of the volume, around what is there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+
+from inference.assessment import Mask
+from sr_writer.content_items import is_named, name_of
+from sr_writer.contours import Outline
+from sr_writer.image_regions import box, whole_image
+from sr_writer.segmentation_conformance import Images
+from sr_writer.source_images import Reference, reference_of
+
+FEWEST_POINTS = 4
+"""Three corners and the first again (PS3.3 C.18.6.1.2)."""
+
+Matrices = Mapping[str, tuple[int, int]]
+"""Rows and columns of each instance, by SOP Instance UID."""
+
+
+def regions_of(items: Sequence[Dataset]) -> list[Dataset]:
+    """Return the items that are coordinates on an image."""
+    return [item for item in items if item.get("ValueType") == "SCOORD"]
+
+
+def check_region(region: Dataset, named: Images, matrices: Matrices) -> Iterator[str]:
+    """Yield what is wrong with the shape of one region, or with the image that it lies on."""
+    if not is_named(region, codes.DCM.ImageRegion):
+        yield f"SCOORD is named {name_of(region)}; write Image Region"
+    selected = region.get("ContentSequence", [])
+    if [(each.get("ValueType"), each.get("RelationshipType")) for each in selected] != [
+        ("IMAGE", "SELECTED FROM")
+    ]:
+        yield "Image Region is not SELECTED FROM exactly one image; name the one that it lies on"
+        return
+    reference = reference_of(selected[0].ReferencedSOPSequence[0])
+    if reference not in named:
+        yield "Image Region lies on no image of the volume; correct instance and frame number"
+        return
+    line = line_of(region)
+    if line is None:
+        yield "GraphicData is no closed POLYLINE around an area; write the region's corners"
+        return
+    rows, columns = matrices[reference[0]]
+    if line.min() < 0 or line[:, 0].max() > columns or line[:, 1].max() > rows:
+        yield "GraphicData leaves the image; coordinates run from 0 to columns and to rows"
+
+
+def line_of(region: Dataset) -> Outline | None:
+    """Return the points [n, (column, row)] of a region, None where it is no closed line."""
+    data = np.array(region.get("GraphicData") or [], dtype=np.float64)
+    if region.get("GraphicType") != "POLYLINE" or data.size % 2 or data.size < 2 * FEWEST_POINTS:
+        return None
+    line: Outline = data.reshape(-1, 2)
+    column, row = line.T
+    area = abs(column[:-1] @ row[1:] - column[1:] @ row[:-1]) / 2
+    if not np.isfinite(data).all() or (line[0] != line[-1]).any() or area == 0:
+        return None
+    return line
+
+
+def lies_on(region: Dataset) -> Reference:
+    """Return what names the image that a region was selected from."""
+    return reference_of(region.ContentSequence[0].ReferencedSOPSequence[0])
+
+
+def is_whole_image(region: Dataset, matrices: Matrices) -> bool:
+    """Return whether a region is all of its image."""
+    return _is_same(line_of(region), whole_image(*matrices[lies_on(region)[0]]))
+
+
+def is_box_around(region: Dataset, segmentation: Dataset, number: int) -> bool:
+    """Return whether a region is the box around what a segment covers of its image."""
+    mask = _mask_on(segmentation, number, lies_on(region))
+    return mask is not None and _is_same(line_of(region), box(mask))
+
+
+def _is_same(line: Outline | None, expected: Outline) -> bool:
+    return line is not None and np.array_equal(line, expected)
+
+
+def _mask_on(segmentation: Dataset, number: int, reference: Reference) -> Mask | None:
+    """Return the pixels [row, column] of a segment's frame on an image, None where it has none."""
+    shape = (int(segmentation.Rows), int(segmentation.Columns))
+    size = shape[0] * shape[1]
+    stored: npt.NDArray[np.uint8] = np.frombuffer(segmentation.PixelData, np.uint8)
+    shared = segmentation.SharedFunctionalGroupsSequence[0].get("SegmentIdentificationSequence")
+    for index, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
+        sources = [
+            reference_of(source)
+            for derivation in frame.DerivationImageSequence
+            for source in derivation.SourceImageSequence
+        ]
+        identified = frame.get("SegmentIdentificationSequence") or shared
+        if int(identified[0].ReferencedSegmentNumber) == number and reference in sources:
+            start = index * size
+            octets = stored[start // 8 : (start + size + 7) // 8]
+            bits = np.unpackbits(octets, bitorder="little")[start % 8 : start % 8 + size]
+            mask = bits.reshape(shape).astype(bool)
+            return mask if mask.any() else None
+    return None
