@@ -47,10 +47,11 @@ from pydicom.uid import (
 
 from node.instances import MAX_INFLATED_BYTES
 from node.spool import InstanceKey, InvalidUIDError, check_uid
+from sr_writer.header import PRODUCT
 
 # Image storage that a CT or MR study consists of. Secondary captures (dose screens, reformats) are
-# taken because a PACS routes whole studies; assembly sets them aside. Structured reports and
-# segmentations are not: so our own results, routed back to us, are declined at negotiation.
+# taken because a PACS routes whole studies; assembly sets them aside, and our own are told apart.
+# Structured reports and segmentations are not: routed back to us, they are declined at negotiation.
 STORAGE_CLASSES = (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -120,6 +121,8 @@ class Intake:
     modality: str
     series_description: str
     series_number: str
+    is_own_result: bool = False
+    """Whether this node's software made it: a result that a PACS routed back."""
 
 
 def inspect(
@@ -148,7 +151,15 @@ def inspect(
     except InvalidUIDError as error:
         raise IntakeError(CANNOT_UNDERSTAND, str(error)) from None
     study_date, modality, description, number = (_text(header, k) for k in _SERIES_ATTRIBUTES)
-    return Intake(key, sop_class, study_date, modality, description, number)
+    return Intake(
+        key,
+        sop_class,
+        study_date,
+        modality,
+        description,
+        number,
+        is_own_result=PRODUCT in _text(header, "SoftwareVersions"),
+    )
 
 
 def _walk(encoded: bytes | mmap, begin: int, transfer_syntax: UID) -> Dataset:

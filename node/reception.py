@@ -74,7 +74,14 @@ class Reception:
             return self._refusal(
                 DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
             )
-        self._intaker.note(_received(intake, self._request.calling_ae_title))
+        if intake.is_own_result:
+            log.info(
+                "result.returned",
+                instance=intake.key.instance,
+                calling=self._request.calling_ae_title,
+            )
+        else:
+            self._intaker.note(_received(intake, self._request.calling_ae_title))
         return StoreAnswer(SUCCESS)
 
     def drop(self) -> None:
@@ -103,7 +110,8 @@ class Reception:
         self._intaker.check_space()
         encoded = b"".join(self._pieces)
         intake = self._inspected(encoded)
-        return intake, self._intaker.spool.store(intake.key, self._meta, encoded)
+        returned = intake.is_own_result
+        return intake, self._intaker.spool.store(intake.key, self._meta, encoded, returned=returned)
 
     def _store_large(self) -> tuple[Intake, Stored]:
         self._write_out()
@@ -113,7 +121,8 @@ class Reception:
         with partial.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as m:
             intake = self._inspected(m, len(self._meta))
         self._partial = None
-        return intake, self._intaker.spool.keep(partial, intake.key)
+        returned = intake.is_own_result
+        return intake, self._intaker.spool.keep(partial, intake.key, returned=returned)
 
     def _inspected(self, encoded: bytes | mmap.mmap, start: int = 0) -> Intake:
         request = self._request

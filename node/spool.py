@@ -3,6 +3,7 @@
     spool/STUDY/SERIES/INSTANCE.dcm        received instances, DICOM Part 10
     spool/.incoming/                       being written; emptied when the listener starts
     spool/.aside/STUDY/SERIES/...          other bytes under a UID that is already here
+    spool/.returned/STUDY/SERIES/...       results of ours that a PACS sent back; no part of a study
 
 An instance that lies under its final name is whole and durable: its bytes were fsynced before the
 name was given, and the folders that lead to it after.
@@ -26,6 +27,7 @@ UID_PATTERN = re.compile(
 UID_LENGTH = 64
 _INCOMING = ".incoming"
 _ASIDE = ".aside"
+_RETURNED = ".returned"
 _REMEMBERED_FOLDERS = 10_000
 _PARTS_AT_ONCE = 512  # IOV_MAX is 1024
 
@@ -105,7 +107,7 @@ class Spool:
         shutil.rmtree(self.root / _INCOMING, ignore_errors=True)
         self._make_durable(self.root / _INCOMING)
 
-    def store(self, key: InstanceKey, *parts: bytes | memoryview) -> Stored:
+    def store(self, key: InstanceKey, *parts: bytes | memoryview, returned: bool = False) -> Stored:
         """Write an instance and return once a power cut could not take it away.
 
         `parts` are the bytes of the Part 10 file in order. Raises OSError where the disk cannot
@@ -117,15 +119,18 @@ class Spool:
         except OSError:
             partial.drop()
             raise
-        return self.keep(partial, key)
+        return self.keep(partial, key, returned=returned)
 
     def begin(self) -> Partial:
         """Return a new file to write to; `keep` or its `drop` ends it."""
         return Partial(self.root / _INCOMING / uuid.uuid4().hex)
 
-    def keep(self, partial: Partial, key: InstanceKey) -> Stored:
-        """Give what was written its name, durably; raises OSError, with nothing left behind."""
-        folder = self.root / key.study / key.series
+    def keep(self, partial: Partial, key: InstanceKey, *, returned: bool = False) -> Stored:
+        """Give what was written its name, durably; raises OSError, with nothing left behind.
+
+        What is `returned` is kept, and is no part of its study.
+        """
+        folder = (self.root / _RETURNED if returned else self.root) / key.study / key.series
         final = folder / f"{key.instance}.dcm"
         try:
             partial.sync()
@@ -188,9 +193,9 @@ class Spool:
     def remove_study(self, study: str) -> None:
         """Take a study out, instances kept aside included (retention)."""
         check_uid(study, "Study Instance UID")
-        for folder in (self.root / study, self.root / _ASIDE / study):
-            if folder.exists():
-                shutil.rmtree(folder)
+        for folder in (self.root, self.root / _ASIDE, self.root / _RETURNED):
+            if (folder / study).exists():
+                shutil.rmtree(folder / study)
 
     def aside(self) -> int:
         """How many instances are kept aside because their UID was taken by other bytes."""

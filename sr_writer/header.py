@@ -19,6 +19,8 @@ from inference.assessment import ModelIdentity
 from sr_writer.identifiers import derive_uid, device_uid
 from sr_writer.provenance import Provenance
 
+PRODUCT = "Overread "
+"""Opens one of the Software Versions of every object that is made here."""
 UTF_8 = "ISO_IR 192"
 IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
 GB2312_ESCAPE = "\x1b$)A"
@@ -216,7 +218,7 @@ def _request(order: Dataset, header: Dataset) -> Dataset:
 
 
 def _software_versions(model: ModelIdentity, provenance: Provenance) -> list[str]:
-    return [model.version, f"Overread {provenance.software_version}"]
+    return [model.version, PRODUCT + provenance.software_version]
 
 
 def _equipment(model: ModelIdentity, provenance: Provenance) -> ContributingEquipment:

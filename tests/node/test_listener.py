@@ -215,3 +215,18 @@ def test_what_a_crash_left_unlisted_is_listed_at_the_next_start(tmp_path, slices
     study = dcmread(slices[0]).StudyInstanceUID
     assert catalogue.unlisted(study, {"1.2": (generate_uid(),)})
     assert not catalogue.unlisted(study, Spool(settings.spool_dir).instances(study))
+
+
+def test_a_result_that_a_pacs_sends_back_is_kept_and_starts_nothing(node, slices):
+    """Else a secondary capture of ours, routed back, would be a new content of its study."""
+    returned = dcmread(slices[0])
+    returned.SoftwareVersions = ["1", "Overread 0.1.0"]
+    association = associate(node)
+    assert association.send_c_store(returned).Status == 0
+    assert association.send_c_store(dcmread(slices[1])).Status == 0
+    association.release()
+    assert [path.stem for path in spooled(node)] == [dcmread(slices[1]).SOPInstanceUID]
+    kept = list((node.spool_dir / ".returned").rglob("*.dcm"))
+    assert [path.stem for path in kept] == [returned.SOPInstanceUID]
+    Spool(node.spool_dir).remove_study(returned.StudyInstanceUID)
+    assert not list((node.spool_dir / ".returned").rglob("*.dcm"))
