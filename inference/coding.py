@@ -23,8 +23,8 @@ MAX_VALUE, MAX_MEANING = 16, 64
 RETIRED = ("SRT", "SNM3", "99SDM", "SNMI")
 """Designators of SNOMED codes before SCT (PS3.16 Section 8)."""
 
-OTHERS = frozenset({"I11", "ICDO3", "HPO"})
-"""Designators of PS3.16 Table 8-1 that a finding may have, beside those of pydicom's list."""
+SCHEMES = frozenset({"DCM", "FMA", "LN", "NCIt", "RADELEMENT", "RADLEX", "SCT", "UCUM", "UMLS"})
+"""Designators that a receiver knows without being told whose they are (PS3.16 Table 8-1)."""
 
 Role = Literal["findings", "sites", "segment_categories", "segment_types"]
 
@@ -160,7 +160,7 @@ def check_code(code: Code) -> None:
         raise ValueError(f"{which} has a value over {MAX_VALUE} or a meaning over {MAX_MEANING}")
     if code.scheme in RETIRED:
         raise ValueError(f"{which} is of a retired coding scheme: give the SCT code")
-    if code.scheme != PRIVATE_SCHEME and code.scheme not in OTHERS.union(codes.schemes()):
+    if code.scheme != PRIVATE_SCHEME and code.scheme not in SCHEMES:
         raise ValueError(
             f"{which} is of no known coding scheme: use SCT, DCM or RADLEX, or where none has the "
             f"concept {PRIVATE_SCHEME}"

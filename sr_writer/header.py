@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from highdicom import ContributingEquipment
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
-from inference.assessment import ModelIdentity
+from inference.assessment import PRIVATE_SCHEME, ModelIdentity
 from sr_writer.identifiers import derive_uid, device_uid
 from sr_writer.provenance import Provenance
 
@@ -25,6 +26,8 @@ UTF_8 = "ISO_IR 192"
 IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
 GB2312_ESCAPE = "\x1b$)A"
 """Announces ISO 2022 IR 58 (PS3.5 Annex K); pydicom 3.0 decodes the text but leaves this in it."""
+
+_FRAMES = tag_for_keyword("PerFrameFunctionalGroupsSequence")
 
 MIN_SERIES_NUMBER, MAX_SERIES_NUMBER = 1, 10_000_000
 SERIES_NUMBER_WITHOUT_SOURCE = 90
@@ -81,6 +84,8 @@ EVERY_SLICE = (
 )
 FIRST_SLICE = (
     "SeriesNumber",
+    "BodyPartExamined",
+    "Laterality",
     "PositionReferenceIndicator",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
@@ -162,9 +167,32 @@ def stamp(made: Dataset, header: Dataset, model: ModelIdentity, provenance: Prov
     made.DeviceUID = device_uid(model)
     made.StationName = provenance.station_name
     made.ContributingEquipmentSequence = [_equipment(model, provenance)]
+    if _has_private_codes(made):
+        made.CodingSchemeIdentificationSequence = [_private_scheme()]
     made.file_meta.ImplementationClassUID = IMPLEMENTATION_UID
     made.file_meta.ImplementationVersionName = f"OVERREAD {provenance.software_version}"[:16]
     del made.file_meta.FileMetaInformationGroupLength
+
+
+def _private_scheme() -> CodingSchemeIdentificationItem:
+    """Return the item that says whose the private codes are (PS3.3 C.12.1)."""
+    return CodingSchemeIdentificationItem(
+        PRIVATE_SCHEME,
+        name="Overread concepts that no terminology has",
+        responsible_organization="Overread project",
+    )
+
+
+def _has_private_codes(made: Dataset) -> bool:
+    """Tell whether a code has no other scheme than ours; frames have codes of DCM alone."""
+    parts = (made[tag] for tag in made.keys() if tag != _FRAMES)  # noqa: SIM118 - decodes them all
+    return any(
+        element.keyword == "CodingSchemeDesignator" and element.value == PRIVATE_SCHEME
+        for part in parts
+        if part.VR == "SQ"
+        for item in part.value
+        for element in item.iterall()
+    )
 
 
 def series_number(header: Dataset, offset: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom.sr.codedict import Collection, codes
 
+from inference import coding
 from inference.assessment import PRIVATE_SCHEME, Code, Laterality
 from inference.bundle import BUILTIN, BundleError, find_bundle, load_bundle
 from inference.coding import (
@@ -19,6 +20,7 @@ from inference.coding import (
     measurement,
 )
 from inference.manifest import FindingSpec
+from sr_writer import value_conformance
 from sr_writer.coding import LATERALITY
 
 SOURCE = Path(__file__).parents[2] / "config" / "coding.toml"
@@ -73,6 +75,10 @@ def test_sides_are_those_that_the_writers_use() -> None:
     assert set(table) == set(Laterality)
     for side, written in LATERALITY.items():
         assert (table[side].value, table[side].scheme) == (written.value, written.scheme_designator)
+
+
+def test_every_scheme_of_a_model_passes_the_gate() -> None:
+    assert coding.SCHEMES <= value_conformance.SCHEMES
 
 
 def test_a_card_names_codes_and_label_by_key() -> None:
