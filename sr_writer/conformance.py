@@ -17,6 +17,7 @@ from sr_writer.iod_conformance import check_required
 from sr_writer.object_conformance import check_completeness, check_object, check_speaker
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
+from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.source_conformance import Sources, check_images, check_sources
 from sr_writer.source_images import SourceImage, source_images
 from sr_writer.value_conformance import check_values
@@ -25,13 +26,18 @@ from sr_writer.wording import DEMONSTRATION
 MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What reading an object raises that lacks, say, its PixelSpacing: itself a reason not to send."""
 
-MODALITIES = {Comprehensive3DSRStorage: "SR", SegmentationStorage: "SEG"}
+MODALITIES = {
+    Comprehensive3DSRStorage: "SR",
+    SegmentationStorage: "SEG",
+    LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
+}
 Check = Callable[
     [Dataset, Sequence[Dataset], Sequence[SourceImage], Sequence[Dataset]], Iterator[str]
 ]
 BY_CLASS: dict[UID, Check] = {
     Comprehensive3DSRStorage: check_report,
     SegmentationStorage: check_segmentation,
+    LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
 }
 
 

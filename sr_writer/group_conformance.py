@@ -20,13 +20,8 @@ from sr_writer.region_conformance import (
     lies_on,
     regions_of,
 )
-from sr_writer.segmentation_conformance import (
-    Images,
-    images_by_reference,
-    segment_volume_ml,
-    segments_by_number,
-    sources_by_segment,
-)
+from sr_writer.segmentation_conformance import Images, images_by_reference
+from sr_writer.segmentation_reading import ReadSegmentation, ShownSegment
 from sr_writer.source_images import Reference, SourceImage, even_step, reference_of
 
 VOLUME_FACTOR = 2.0
@@ -54,7 +49,7 @@ def check_groups(
     made: Dataset,
     headers: Sequence[Dataset],
     images: Sequence[SourceImage],
-    segmentations: Mapping[str, Dataset],
+    segmentations: Mapping[str, ReadSegmentation],
 ) -> Iterator[str]:
     """Yield what is wrong with the measurement groups of an SR about `images` of `headers`.
 
@@ -95,7 +90,7 @@ def _check_group(group: Dataset) -> Iterator[str]:
 
 
 def _check_evidence(
-    group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, Dataset]
+    group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, ReadSegmentation]
 ) -> Iterator[str]:
     items, template = group.get("ContentSequence", []), _template(group)
     if template == ON_SEGMENT:
@@ -115,7 +110,7 @@ def _check_places(
     groups: Sequence[Dataset],
     named: Images,
     matrices: Matrices,
-    segmentations: Mapping[str, Dataset],
+    segmentations: Mapping[str, ReadSegmentation],
 ) -> Iterator[str]:
     """Yield where a finding has no region for viewers without SEG, or one that is not its own."""
     places = [group for group in groups if _template(group) == PLACE]
@@ -137,7 +132,7 @@ def _check_place(
     partner: Dataset,
     named: Images,
     matrices: Matrices,
-    segmentations: Mapping[str, Dataset],
+    segmentations: Mapping[str, ReadSegmentation],
 ) -> Iterator[str]:
     reference = lies_on(region)
     items = partner.ContentSequence
@@ -172,7 +167,7 @@ def _identity(group: Dataset) -> tuple[str, ...]:
 def _check_segment(
     items: Sequence[Dataset],
     images: Sequence[SourceImage],
-    segmentations: Mapping[str, Dataset],
+    segmentations: Mapping[str, ReadSegmentation],
 ) -> Iterator[str]:
     regions = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
     if len(regions) != 1:
@@ -180,24 +175,26 @@ def _check_segment(
         return
     uid, number = _place(regions[0])
     segmentation = segmentations.get(uid)
-    if segmentation is None or number not in segments_by_number(segmentation):
+    if segmentation is None or number not in segmentation.segments:
         yield "Referenced Segment is in no SEG that is sent along; correct the reference"
         return
-    yield from _check_region(items, segmentation, number)
-    yield from _check_volume(items, segmentation, number, images)
+    segment = segmentation.segments[number]
+    yield from _check_region(items, segment, is_exact=segmentation.is_exact)
+    yield from _check_volume(items, segment, images, is_exact=segmentation.is_exact)
 
 
-def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) -> Iterator[str]:
-    segment = segments_by_number(segmentation)[number]
+def _check_region(
+    items: Sequence[Dataset], segment: ShownSegment, *, is_exact: bool
+) -> Iterator[str]:
     for code, keyword in (
         (codes.DCM.TrackingIdentifier, "TrackingID"),
         (codes.DCM.TrackingUniqueIdentifier, "TrackingUID"),
     ):
         item = next(item for item in items if is_named(item, code))
-        if (item.get("UID") or item.get("TextValue")) != segment.get(keyword):
+        if (item.get("UID") or item.get("TextValue")) != segment.description.get(keyword):
             yield f"{code.meaning} is not the segment's {keyword}; use one for both"
     categories = [value_of(item) for item in items if name_of(item) == FINDING_CATEGORY]
-    described = segment.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()]
+    described = segment.description.get("SegmentedPropertyCategoryCodeSequence") or [Dataset()]
     if categories != [described[0].get("CodeValue")]:
         yield "Finding category is not the segment's property category; take it from the segment"
     slices = {
@@ -205,12 +202,16 @@ def _check_region(items: Sequence[Dataset], segmentation: Dataset, number: int) 
         for item in items
         if is_named(item, codes.DCM.SourceImageForSegmentation)
     }
-    if slices != sources_by_segment(segmentation).get(number, set()):
+    if slices != segment.frames.keys() if is_exact else not slices <= segment.frames.keys():
         yield "Source Image for Segmentation names other slices than the segment's frames; match"
 
 
 def _check_volume(
-    items: Sequence[Dataset], segmentation: Dataset, number: int, images: Sequence[SourceImage]
+    items: Sequence[Dataset],
+    segment: ShownSegment,
+    images: Sequence[SourceImage],
+    *,
+    is_exact: bool,
 ) -> Iterator[str]:
     is_even = even_step([image.header for image in images]) is not None
     factor = VOLUME_FACTOR if is_even else UNEVEN_VOLUME_FACTOR
@@ -218,8 +219,9 @@ def _check_volume(
         if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
             unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
             stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
-            counted = segment_volume_ml(segmentation, number, images)
-            if not counted / factor <= stated <= counted * factor:
+            most = segment.volume_ml * factor
+            least = segment.volume_ml / factor if is_exact else 0.0
+            if not least < stated <= most:
                 yield "Volume is far from that of the segment's voxels; check value and unit"
 
 
@@ -239,13 +241,13 @@ def _check_slices(items: Sequence[Dataset], slices: set[Reference]) -> Iterator[
 
 
 def _check_tracking(
-    groups: Sequence[Dataset], segmentations: Mapping[str, Dataset]
+    groups: Sequence[Dataset], segmentations: Mapping[str, ReadSegmentation]
 ) -> Iterator[str]:
     """Yield where a tracking UID follows two things; findings on one segment share its UID."""
     places: dict[str, Place] = {
-        str(segment.get("TrackingUID")): (uid, number)
+        str(segment.description.get("TrackingUID")): (uid, number)
         for uid, segmentation in segmentations.items()
-        for number, segment in segments_by_number(segmentation).items()
+        for number, segment in segmentation.segments.items()
     }
     for index, group in enumerate(groups):
         if _template(group) == PLACE:

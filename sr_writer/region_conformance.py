@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from inference.assessment import Mask
 from sr_writer.content_items import is_named, name_of
 from sr_writer.contours import Outline
 from sr_writer.image_regions import box, whole_image
 from sr_writer.segmentation_conformance import Images
+from sr_writer.segmentation_reading import ReadSegmentation
 from sr_writer.source_images import Reference, reference_of
 
 FEWEST_POINTS = 4
@@ -72,33 +71,20 @@ def is_whole_image(region: Dataset, matrices: Matrices) -> bool:
     return _is_same(line_of(region), whole_image(*matrices[lies_on(region)[0]]))
 
 
-def is_box_around(region: Dataset, segmentation: Dataset, number: int) -> bool:
-    """Return whether a region is the box around what a segment covers of its image."""
-    mask = _mask_on(segmentation, number, lies_on(region))
-    return mask is not None and _is_same(line_of(region), box(mask))
+def is_box_around(region: Dataset, segmentation: ReadSegmentation, number: int) -> bool:
+    """Return whether a region is the box around what a segment covers of its image.
+
+    Of a fractional one, nobody can say which part that is: then it has to be within.
+    """
+    reference, line = lies_on(region), line_of(region)
+    if reference not in segmentation.segments[number].frames:
+        return False
+    expected = box(segmentation.pixels(number, reference))
+    if segmentation.is_exact or line is None:
+        return _is_same(line, expected)
+    lowest, highest = expected.min(axis=0), expected.max(axis=0)
+    return bool(((line >= lowest) & (line <= highest)).all())
 
 
 def _is_same(line: Outline | None, expected: Outline) -> bool:
     return line is not None and np.array_equal(line, expected)
-
-
-def _mask_on(segmentation: Dataset, number: int, reference: Reference) -> Mask | None:
-    """Return the pixels [row, column] of a segment's frame on an image, None where it has none."""
-    shape = (int(segmentation.Rows), int(segmentation.Columns))
-    size = shape[0] * shape[1]
-    stored: npt.NDArray[np.uint8] = np.frombuffer(segmentation.PixelData, np.uint8)
-    shared = segmentation.SharedFunctionalGroupsSequence[0].get("SegmentIdentificationSequence")
-    for index, frame in enumerate(segmentation.PerFrameFunctionalGroupsSequence):
-        sources = [
-            reference_of(source)
-            for derivation in frame.DerivationImageSequence
-            for source in derivation.SourceImageSequence
-        ]
-        identified = frame.get("SegmentIdentificationSequence") or shared
-        if int(identified[0].ReferencedSegmentNumber) == number and reference in sources:
-            start = index * size
-            octets = stored[start // 8 : (start + size + 7) // 8]
-            bits = np.unpackbits(octets, bitorder="little")[start % 8 : start % 8 + size]
-            mask = bits.reshape(shape).astype(bool)
-            return mask if mask.any() else None
-    return None

@@ -5,17 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import SegmentationStorage
 
 from sr_writer.content_items import NOT_TEXT, is_named, name_of, number_of, value_of, walk
 from sr_writer.group_conformance import CERTAINTY, ML_PER_UNIT, VOLUME, check_groups
 from sr_writer.segmentation_conformance import (
+    FORMS,
     POSITION_TOLERANCE_MM,
     Images,
     check_image,
     check_reference,
     images_by_reference,
 )
+from sr_writer.segmentation_reading import read_segmentation
 from sr_writer.source_images import SourceImage, reference_of
 from sr_writer.wording import MODEL_TEXT, UNVERIFIED
 
@@ -62,9 +63,9 @@ def check_report(
     yield from _check_observer(made)
     yield from _check_image_library(made, named)
     segmentations = {
-        str(each.SOPInstanceUID): each
+        str(each.SOPInstanceUID): read_segmentation(each, images)
         for each in siblings
-        if each.get("SOPClassUID") == SegmentationStorage
+        if each.get("SOPClassUID") in FORMS
     }
     yield from check_groups(made, headers, images, segmentations)
 

@@ -4,14 +4,47 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, SegmentationStorage
 
-from sr_writer.source_images import Reference, SourceImage, even_step, places, reference_of
+from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
+from sr_writer.segmentation_reading import (
+    ReadFrame,
+    described_segments,
+    frame_bits,
+    pixels_by_segment,
+    read_frames,
+)
+from sr_writer.source_images import Reference, SourceImage, even_step, reference_of
 
 POSITION_TOLERANCE_MM = 0.01
 COSINE_TOLERANCE = 1e-5
 SPACING_TOLERANCE = 0.01
 """Relative; slice distances are averages over a stack, pixel spacings copies."""
+
+ONE_SAMPLE = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0,
+}
+PIXELS_OF_BITS = {
+    bits: {**ONE_SAMPLE, "BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1}
+    for bits in (1, 8, 16)
+}
+FORMS: Mapping[UID, Mapping[str, Mapping[str, object]]] = {
+    SegmentationStorage: {
+        "BINARY": PIXELS_OF_BITS[1],
+        "FRACTIONAL": {
+            **PIXELS_OF_BITS[8],
+            "SegmentationFractionalType": "PROBABILITY",
+            "MaximumFractionalValue": 255,
+        },
+    },
+    LABEL_MAP_SEGMENTATION_STORAGE: {"LABELMAP": {"PixelPaddingValue": 0}},
+}
+"""What a Segmentation Type asks for, by SOP class (PS3.3 Table C.8.20-2)."""
 
 Images = Mapping[Reference, Sequence[SourceImage]]
 """The images that references may name; the tiles of a mosaic have one reference."""
@@ -33,16 +66,16 @@ def check_segmentation(
 ) -> Iterator[str]:
     """Yield what is wrong with a SEG on `images` of the series whose plain headers are given."""
     by_uid = {str(header.SOPInstanceUID): header for header in headers}
-    named = images_by_reference(images)
     first = images[0].header
     for keyword in ("FrameOfReferenceUID", "Rows", "Columns"):
         if made.get(keyword) != first.get(keyword):
             yield f"{keyword} is not the source's; write the SEG on the source's geometry"
-    if made.get("SegmentationType") != "BINARY":
-        yield f"SegmentationType is {made.get('SegmentationType')}; write BINARY"
+    yield from _check_form(made)
     yield from _check_segments(made)
     yield from _check_shared_groups(made, [image.header for image in images])
-    yield from _check_frames(made, by_uid, named)
+    frames = read_frames(made)
+    yield from _check_frames(made, frames)
+    yield from _check_images(frames, by_uid, images_by_reference(images))
     for reference in made.get("SourceImageSequence", []):
         yield from check_reference(reference, by_uid, "SourceImageSequence")
     for series in made.get("ReferencedSeriesSequence", []):
@@ -69,47 +102,8 @@ def check_image(item: Dataset, named: Images, where: str) -> Iterator[str]:
         yield f"{where} refers to no image of the volume; correct instance and frame number"
 
 
-def segments_by_number(segmentation: Dataset) -> dict[int, Dataset]:
-    """Return the items of the Segment Sequence by Segment Number."""
-    return {int(item.SegmentNumber): item for item in segmentation.get("SegmentSequence", [])}
-
-
-def sources_by_segment(segmentation: Dataset) -> dict[int, set[Reference]]:
-    """Return, by Segment Number, what names the images that its frames lie on."""
-    found: dict[int, set[Reference]] = {}
-    for frame in segmentation.get("PerFrameFunctionalGroupsSequence", []):
-        number = _segment_of(segmentation, frame)
-        found.setdefault(number, set()).update(map(reference_of, _sources_of(frame)))
-    return found
-
-
-def segment_volume_ml(segmentation: Dataset, number: int, images: Sequence[SourceImage]) -> float:
-    """Return the volume of one segment's voxels in millilitres, from the encoded bits.
-
-    A pixel reaches half way to the images below and above, whatever their distance.
-    """
-    shape = (int(segmentation.Rows), int(segmentation.Columns))
-    frames = segmentation.PerFrameFunctionalGroupsSequence
-    size = shape[0] * shape[1]
-    bits = np.unpackbits(
-        np.frombuffer(segmentation.PixelData, np.uint8), count=size * len(frames), bitorder="little"
-    ).reshape(len(frames), size)
-    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    area = float(np.prod([float(each) for each in measures.PixelSpacing]))
-    along = places([image.header for image in images])
-    reach = np.gradient(along)
-    total = 0.0
-    for frame, pixels in zip(frames, bits, strict=True):
-        if _segment_of(segmentation, frame) == number:
-            place = _place(frame, images[0].header)
-            total += float(pixels.sum()) * area * float(reach[np.abs(along - place).argmin()])
-    return total / 1000.0
-
-
-def _place(frame: Dataset, header: Dataset) -> float:
-    orientation = np.array(header.ImageOrientationPatient, dtype=float)
-    position = _nested(frame, "PlanePositionSequence", "ImagePositionPatient")
-    return float(np.cross(orientation[:3], orientation[3:]) @ np.array(position, dtype=float))
+def _place(frame: ReadFrame) -> str:
+    return str(frame.position.get("ImagePositionPatient"))
 
 
 def is_close(found: Sequence[float] | None, expected: Sequence[float] | None, by: float) -> bool:
@@ -120,9 +114,29 @@ def is_close(found: Sequence[float] | None, expected: Sequence[float] | None, by
     return bool(np.abs(differences).max() <= by)
 
 
+def _check_form(made: Dataset) -> Iterator[str]:
+    """Yield where the attributes of a Segmentation Type are not those of PS3.3 Table C.8.20-2."""
+    form, sop_class = made.get("SegmentationType"), made.get("SOPClassUID")
+    if form not in FORMS.get(sop_class, ()):
+        yield f"SegmentationType is {form}, which is not of the SOP class; write one that is"
+        return
+    expected = dict(FORMS[sop_class][form])
+    if form == "LABELMAP":
+        expected |= PIXELS_OF_BITS.get(made.get("BitsAllocated"), PIXELS_OF_BITS[8])
+    for keyword, value in expected.items():
+        if made.get(keyword) != value:
+            yield f"{keyword} is {made.get(keyword)}, but {form} needs {value}; write that"
+
+
 def _check_segments(made: Dataset) -> Iterator[str]:
-    items = made.get("SegmentSequence", [])
+    items = list(made.get("SegmentSequence", []))
     numbers = [int(item.get("SegmentNumber", 0)) for item in items]
+    if made.get("SegmentationType") == "LABELMAP":
+        background = items[0] if numbers[:1] == [0] else Dataset()
+        if _type_of(background) != codes.DCM.Background.value:
+            yield "SegmentSequence does not begin with the background, number 0; describe it"
+            return
+        del numbers[0], items[0]
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
         yield f"SegmentSequence has the numbers {numbers}; count 1, 2, ..."
     for item in items:
@@ -140,9 +154,17 @@ def _check_segments(made: Dataset) -> Iterator[str]:
                 yield f"{which} lacks {keyword}; write it"
         if item.get("SegmentAlgorithmType") != "AUTOMATIC":
             yield f"{which} has a SegmentAlgorithmType other than AUTOMATIC; no human drew it"
+        if _type_of(item) == codes.DCM.Background.value:
+            yield f"{which} is described as background; describe what it outlines"
     uids = [item.get("TrackingUID") for item in items]
     if len(set(uids)) < len(uids):
         yield "TrackingUID is the same in two segments; derive one for each"
+
+
+def _type_of(item: Dataset) -> str | None:
+    kinds = item.get("SegmentedPropertyTypeCodeSequence") or [Dataset()]
+    value: str | None = kinds[0].get("CodeValue")
+    return value
 
 
 def _check_shared_groups(made: Dataset, headers: Sequence[Dataset]) -> Iterator[str]:
@@ -162,49 +184,74 @@ def _check_shared_groups(made: Dataset, headers: Sequence[Dataset]) -> Iterator[
         yield "SpacingBetweenSlices is not the distance of the source slices; measure it again"
 
 
-def _check_frames(made: Dataset, by_uid: Mapping[str, Dataset], named: Images) -> Iterator[str]:
-    frames = made.get("PerFrameFunctionalGroupsSequence", [])
+def _check_frames(made: Dataset, frames: Sequence[ReadFrame]) -> Iterator[str]:
     if int(made.get("NumberOfFrames", 0)) != len(frames) or not frames:
         yield "NumberOfFrames is not that of PerFrameFunctionalGroupsSequence; write both again"
-    bits = int(made.Rows) * int(made.Columns) * len(frames)
-    bytes_needed = -(-bits // 8)
-    if len(made.get("PixelData", b"")) != bytes_needed + bytes_needed % 2:
-        yield "PixelData has not one bit for each pixel of each frame; encode the masks again"
-    numbers = set(segments_by_number(made))
-    shown = {_segment_of(made, frame) for frame in frames}
-    if shown != numbers:
-        yield f"frames show segments {sorted(shown)}, described are {sorted(numbers)}; match them"
+    indices = [frame.indices for frame in frames]
+    if len(set(indices)) < len(indices):
+        yield "DimensionIndexValues are the same in two frames; number the frames anew"
+    try:
+        pixels = list(pixels_by_segment(made, frames))
+    except ValueError as error:
+        yield f"PixelData cannot be read: {error}; encode the masks again"
+        return
+    background = {0} if made.get("SegmentationType") == "LABELMAP" else set()
+    for index, numbers in enumerate(pixels, 1):
+        if not numbers.keys() - background:
+            yield f"frame {index} shows no segment; leave it out"
+    shown = set().union(*pixels) - background
+    described = set(described_segments(made))
+    if shown != described:
+        yield f"frames show segments {sorted(shown)}, described are {sorted(described)}; match them"
+    if made.get("SegmentsOverlap") != _overlap(made, frames, described):
+        yield "SegmentsOverlap is not what the frames show; write YES, NO or UNDEFINED"
+
+
+def _overlap(made: Dataset, frames: Sequence[ReadFrame], described: set[int]) -> str:
+    """Return what Segments Overlap is; of probabilities of several segments it is undefined."""
+    if made.SegmentationType == "FRACTIONAL" and len(described) > 1:
+        return "UNDEFINED"
+    if made.SegmentationType != "BINARY" or len(described) == 1:
+        return "NO"
+    data, size = np.frombuffer(made.PixelData, np.uint8), int(made.Rows) * int(made.Columns)
+    places = {id(frame.position): _place(frame) for frame in frames}
+    taken: dict[str, npt.NDArray[np.uint8]] = {}
+    for index, frame in enumerate(frames):
+        bits, place = frame_bits(data, index, size), places[id(frame.position)]
+        if place in taken and (taken[place] & bits).any():
+            return "YES"
+        taken[place] = taken[place] | bits if place in taken else bits
+    return "NO"
+
+
+def _check_images(
+    frames: Sequence[ReadFrame], by_uid: Mapping[str, Dataset], named: Images
+) -> Iterator[str]:
+    """Yield where a frame does not lie on the image that it names."""
+    known: dict[tuple[int, ...], list[str]] = {}
     for index, frame in enumerate(frames, 1):
-        position = _nested(frame, "PlanePositionSequence", "ImagePositionPatient")
-        sources = _sources_of(frame)
-        if not sources:
-            yield f"frame {index} has no source image; name the slice it was drawn on"
-        for source in sources:
-            yield from check_reference(source, by_uid, f"frame {index}")
-            yield from check_image(source, named, f"frame {index}")
-            expected = [
-                image.header.get("ImagePositionPatient")
-                for image in named.get(reference_of(source), [])
-            ]
-            if not any(is_close(position, each, POSITION_TOLERANCE_MM) for each in expected):
-                yield f"frame {index} does not lie on its source image; copy ImagePositionPatient"
+        items = tuple(map(id, (frame.position, *frame.sources)))
+        if items not in known:
+            known[items] = [each.strip() for each in _image_problems(frame, by_uid, named)]
+        for problem in known[items]:
+            yield f"frame {index} {problem}"
 
 
-def _segment_of(made: Dataset, frame: Dataset) -> int:
-    shared = (made.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    for group in (frame, shared):
-        number = _nested(group, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
-        if number is not None:
-            return int(number)
-    return 0
-
-
-def _sources_of(frame: Dataset) -> list[Dataset]:
-    return [
-        source
-        for derivation in frame.get("DerivationImageSequence", [])
-        for source in derivation.get("SourceImageSequence", [])
-    ]
+def _image_problems(
+    frame: ReadFrame, by_uid: Mapping[str, Dataset], named: Images
+) -> Iterator[str]:
+    if not frame.sources:
+        yield "has no source image; name the slice it was drawn on"
+    for source in frame.sources:
+        yield from check_reference(source, by_uid, "")
+        yield from check_image(source, named, "")
+        expected = [
+            image.header.get("ImagePositionPatient")
+            for image in named.get(reference_of(source), [])
+        ]
+        position = frame.position.get("ImagePositionPatient")
+        if not any(is_close(position, each, POSITION_TOLERANCE_MM) for each in expected):
+            yield "does not lie on its source image; copy ImagePositionPatient"
 
 
 def _nested(group: Dataset, sequence: str, keyword: str) -> Any:
