@@ -83,7 +83,7 @@ class Level:
 def check_required(made: Dataset) -> Iterator[str]:
     """Yield what the IOD requires and `made` lacks; a Type 1 attribute lacks a value if empty."""
     level = _level(UID(made.SOPClassUID))
-    yield from dict.fromkeys(_missing(made, level, ""))
+    yield from dict.fromkeys(_missing(made, level, "", set()))
     has_pixels = _tag("SamplesPerPixel") in level.types
     if has_pixels and not any(_has_value(made, keyword) for keyword in _PIXELS):
         yield "lacks PixelData, which must have a value; write it"
@@ -93,7 +93,10 @@ def _has_value(made: Dataset, keyword: str) -> bool:
     return keyword in made and not _is_empty(made.get_item(keyword))
 
 
-def _missing(item: Dataset, level: Level, where: str) -> Iterator[str]:
+def _missing(
+    item: Dataset, level: Level, where: str, seen: set[tuple[str, BaseTag, bytes]]
+) -> Iterator[str]:
+    """Yield what an item lacks; sequences that still are as they were read, once for each."""
     present = item.keys()
     for tag, type_ in level.types.items():
         if tag not in present:
@@ -102,9 +105,16 @@ def _missing(item: Dataset, level: Level, where: str) -> Iterator[str]:
         elif type_ == "1" and _is_empty(item.get_item(tag)):
             yield f"lacks {where}{keyword_for_tag(tag)}, which must have a value; write it"
     for tag in present:
-        if tag in level.within:
-            for nested in item[tag].value or ():
-                yield from _missing(nested, level.within[tag], f"{where}{keyword_for_tag(tag)}/")
+        if tag not in level.within:
+            continue
+        stored: Any = item.get_item(tag)
+        if isinstance(stored.value, bytes):
+            if (where, tag, stored.value) in seen:
+                continue
+            seen.add((where, tag, stored.value))
+        for nested in item[tag].value or ():
+            inner = f"{where}{keyword_for_tag(tag)}/"
+            yield from _missing(nested, level.within[tag], inner, seen)
 
 
 def _is_empty(element: Any) -> bool:

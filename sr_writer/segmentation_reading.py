@@ -112,7 +112,7 @@ def _number(items: Sequence[Dataset]) -> int:
 def _indices(content: Any) -> object:
     if content.is_raw:
         return content.value
-    return tuple(content.value[0].get("DimensionIndexValues") or ()) if content.value else None
+    return str(content.value[0].get("DimensionIndexValues")) if content.value else None
 
 
 def _stored(groups: Dataset, keyword: str) -> Any:
