@@ -220,6 +220,7 @@ class Catalogue:
                 "next_attempt_at": now + lease,
                 "error": "",
                 "remedy": "",
+                "note": "",
             }
             for peer in peers
         ]
@@ -237,6 +238,18 @@ class Catalogue:
                 update(Delivery).where(due).values(next_attempt_at=now + lease).returning(Delivery)
             )
             return list(claimed)
+
+    def taken_objects(self, delivery: Delivery) -> set[str]:
+        """SOP Instance UIDs of what the peer has taken in earlier attempts."""
+        with self.session() as session:
+            return set(
+                session.scalars(
+                    select(DeliveredObject.instance_uid).where(
+                        DeliveredObject.run_id == delivery.run_id,
+                        DeliveredObject.peer == delivery.peer,
+                    )
+                )
+            )
 
     def record_attempt(
         self, delivery: Delivery, objects: Sequence[DeliveredObject], **values: object

@@ -16,11 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
-    Comprehensive3DSRStorage,
-    SegmentationStorage,
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -34,11 +30,13 @@ from node.simulated_scanner import SimulatedStudy, write_head_study
 from node.status import timeline
 from node.tables import OVER, Run
 from sr_writer.report import report_text
+from sr_writer.results import SOP_CLASSES, Kind
 
 _ASSOCIATIONS = 2  # that the PACS sends with, as many do
 _NODE_TIMEOUT = 60.0  # seconds
 _RESULT_TIMEOUT = 300.0
 _SEED = 7
+_NAMES = {Kind.SEGMENTATION: "SEG", Kind.REPORT: "SR"}
 
 _CONFIG = """\
 [node]
@@ -82,7 +80,8 @@ class DemoPacs:
         """Listen for results; returns at once."""
         self.folder.mkdir(parents=True)
         entity = AE(ae_title="DEMO-PACS")
-        for sop_class in (Verification, Comprehensive3DSRStorage, SegmentationStorage):
+        entity.add_supported_context(Verification)
+        for sop_class in {one for classes in SOP_CLASSES.values() for one in classes}:
             entity.add_supported_context(sop_class)
         entity.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)]
@@ -90,8 +89,11 @@ class DemoPacs:
         return entity
 
     def _keep(self, event: evt.Event) -> int:
-        kind = "SEG" if event.context.abstract_syntax == SegmentationStorage else "SR"
-        path = self.folder / f"{kind}.dcm"
+        sop_class = event.context.abstract_syntax
+        kind = next(kind for kind, classes in SOP_CLASSES.items() if sop_class in classes)
+        name = _NAMES.get(kind, kind)
+        number = sum(path.stem.split("-")[0] == name for path in self.results) + 1
+        path = self.folder / (f"{name}.dcm" if number == 1 else f"{name}-{number}.dcm")
         path.write_bytes(event.encoded_dataset())
         self.results.append(path)
         return 0x0000

@@ -2,14 +2,13 @@
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage
-from pynetdicom import build_context
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from sqlalchemy.exc import SQLAlchemyError
 
 from inference.bundle import find_bundle
@@ -19,11 +18,14 @@ from inference.providers import SHOWN
 from node.catalogue import Catalogue
 from node.database import SchemaError
 from node.durable import write_new
+from node.negotiation import agreed_syntaxes, proposed_contexts
 from node.resident_model import MODEL_ERRORS
+from node.result_choice import KindOutcome, choose, in_words
+from node.run_folder import ResultFile
 from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
-
-RESULT_CLASSES: tuple[UID, ...] = (SegmentationStorage, Comprehensive3DSRStorage)
+from sr_writer.results import SOP_CLASSES, Kind, with_fallbacks
+from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 
 
 class Outcome(StrEnum):
@@ -221,8 +223,9 @@ def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
         yield Result(subject, Outcome.FAILED, f"C-ECHO: {error}", error.remedy)
         return
     yield Result(subject, Outcome.OK, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
-    if any(peer.name in route.results_to for route in settings.routes):
-        yield _acceptance(peer, settings)
+    forms = {route.segmentation for route in settings.routes if peer.name in route.results_to}
+    if forms:
+        yield from _acceptance(peer, settings, forms)
 
 
 def _host_resolves(host: str) -> bool:
@@ -233,19 +236,50 @@ def _host_resolves(host: str) -> bool:
     return True
 
 
-def _acceptance(peer: Peer, settings: Settings) -> Result:
-    """Whether the peer takes what we send: SEG and Comprehensive 3D SR, Explicit VR LE."""
-    subject = f"peer {peer.name}, results"
-    contexts = [build_context(one, ExplicitVRLittleEndian) for one in RESULT_CLASSES]
+def _acceptance(
+    peer: Peer, settings: Settings, forms: Collection[SegmentationForm]
+) -> Iterator[Result]:
+    """What the peer would be sent of each kind that it is configured for."""
+    results = list(_expected(peer, forms))
+    contexts = proposed_contexts(result.sop_class for result in results)
     try:
         accepted = accepted_contexts(peer, settings.node.ae_title, contexts)
     except PeerError as error:
-        return Result(subject, Outcome.FAILED, str(error), error.remedy)
-    taken = {context.abstract_syntax for context in accepted}
-    names = ", ".join(one.name for one in RESULT_CLASSES if one in taken)
-    missing = ", ".join(one.name for one in RESULT_CLASSES if one not in taken)
-    if missing:
-        return Result(
-            subject, Outcome.FAILED, f"does not accept {missing}", "enable it at the peer"
-        )
-    return Result(subject, Outcome.OK, f"accepts {names}, Explicit VR Little Endian")
+        yield Result(f"peer {peer.name}, results", Outcome.FAILED, str(error), error.remedy)
+        return
+    agreed = agreed_syntaxes(accepted)
+    for outcome in choose(results, agreed, peer.objects, peer.languages).outcomes:
+        yield _kind_result(peer, outcome, agreed)
+
+
+def _expected(peer: Peer, forms: Collection[SegmentationForm]) -> Iterator[ResultFile]:
+    """What may be written for a peer; the SEG of label maps is BINARY where segments overlap."""
+    for kind in with_fallbacks(peer.objects):
+        for rank, sop_class in enumerate(SOP_CLASSES[kind]):
+            if (
+                sop_class == LABEL_MAP_SEGMENTATION_STORAGE
+                and SegmentationForm.LABELMAP not in forms
+            ):
+                continue
+            yield ResultFile(
+                name="",
+                kind=kind,
+                rank=0 if kind is Kind.SEGMENTATION else rank,
+                language="",
+                sop_class=sop_class,
+                instance_uid=sop_class,
+                refers_to=(),
+            )
+
+
+def _kind_result(peer: Peer, outcome: KindOutcome, agreed: Mapping[str, UID]) -> Result:
+    subject = f"peer {peer.name}, {in_words(outcome.kind)}"
+    if outcome.sent is None:
+        remedy = f"enable it at the peer, or take '{outcome.kind}' out of its 'objects'"
+        return Result(subject, Outcome.FAILED, outcome.text, remedy)
+    syntaxes = dict.fromkeys(agreed[sop_class] for sop_class in outcome.sop_classes)
+    names = ["deflated" if one == DeflatedExplicitVRLittleEndian else one.name for one in syntaxes]
+    text = f"{outcome.text} ({', '.join(names)})"
+    if outcome.reason:
+        return Result(subject, Outcome.WARNING, text, "enable it at the peer to have the best form")
+    return Result(subject, Outcome.OK, text)

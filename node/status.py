@@ -69,6 +69,8 @@ class DeliveryRow:
     next_attempt_at: datetime | None
     error: str
     remedy: str
+    note: str
+    """What the peer gets in a lesser form, or in the place of what it does not accept."""
     objects: tuple[ObjectRow, ...]
 
 
@@ -115,6 +117,17 @@ class StudyRow:
     series: tuple[SeriesRow, ...]
     runs: tuple[RunRow, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What destinations get in a lesser form, of the study's latest content."""
+        return tuple(
+            f"{delivery.peer} gets {delivery.note}"
+            for run in self.runs
+            if not run.superseded
+            for delivery in run.deliveries
+            if delivery.note
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The row for JSON."""
         return asdict(self)
@@ -149,6 +162,8 @@ def as_table(rows: Iterable[StudyRow]) -> Table:
         said = Text(row.outcome)
         if row.error:
             said = Text(f"{row.error}\n", style="red").append(f"-> {row.remedy}", style="bold")
+        for note in row.notes:
+            said.append(f"\n{note}", style="yellow")
         study = Text(row.study_uid, overflow="fold").append(
             f"\n{row.study_date} {', '.join(row.modalities)}, {row.instances} instances, "
             f"received {row.last_received.astimezone():%Y-%m-%d %H:%M:%S}",
@@ -225,6 +240,7 @@ def _delivery_row(delivery: Delivery) -> DeliveryRow:
         next_attempt_at=delivery.next_attempt_at if waiting else None,
         error=delivery.error,
         remedy=delivery.remedy,
+        note=delivery.note,
         objects=tuple(
             ObjectRow(one.kind, one.instance_uid, one.status) for one in delivery.objects
         ),

@@ -1,12 +1,14 @@
 """C-STORE SCU: files to a peer over one association, with what the peer answered to each."""
 
-from collections.abc import Callable, Iterable, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
@@ -97,28 +99,42 @@ def send(
     peer itself would (PS3.7 Section 9.1.1.1.9).
     """
     answers = []
-    association = associate(peer, calling_ae_title, _contexts(instances))
-    try:
+    with associated(peer, calling_ae_title, _contexts(instances)) as association:
         for instance in instances:
-            answer = _send_one(association, instance, peer)
+            answer = store(association, instance, peer)
             progress(answer)
             answers.append(answer)
-    finally:
-        if association.is_established:
-            association.release()
     return answers
 
 
-def associate(
+@contextmanager
+def associated(
+    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+) -> Iterator[Association]:
+    """Have an association; PeerError says why there is none and what to do."""
+    association = _associate(peer, calling_ae_title, contexts)
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _associate(
     peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
 ) -> Association:
-    """Open an association; PeerError says why there is none and what to do."""
     entity = AE(ae_title=calling_ae_title)
     entity.maximum_pdu_size = 131072
     entity.connection_timeout = _CONNECTION_TIMEOUT
     entity.acse_timeout = _CONNECTION_TIMEOUT
     entity.dimse_timeout = _RESPONSE_TIMEOUT
-    association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
+    association = entity.associate(
+        peer.host,
+        peer.port,
+        contexts=contexts,
+        ae_title=peer.ae_title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+    )
     if association.is_established:
         hold_reactor_safely(association)
         return association
@@ -133,13 +149,17 @@ def associate(
     raise PeerError(f"{where} does not answer", "check host, port, firewall and that it is running")
 
 
+def _send_at_once(event: evt.Event) -> None:
+    """Turn Nagle's algorithm off, which has the end of each small object wait 40 ms."""
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def echo(peer: Peer, calling_ae_title: str) -> None:
     """C-ECHO (PS3.4 Annex A); PeerError unless it succeeds."""
-    association = associate(peer, calling_ae_title, [build_context(Verification)])
-    try:
+    with associated(peer, calling_ae_title, [build_context(Verification)]) as association:
         status = association.send_c_echo().get("Status")
-    finally:
-        association.release()
     if status != 0x0000:
         raise PeerError(f"{peer.name} answered C-ECHO with {status}", "ask who runs the peer")
 
@@ -148,14 +168,12 @@ def accepted_contexts(
     peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
 ) -> list[PresentationContext]:
     """Those presentation contexts that the peer accepts."""
-    association = associate(peer, calling_ae_title, contexts)
-    try:
+    with associated(peer, calling_ae_title, contexts) as association:
         return list(association.accepted_contexts)
-    finally:
-        association.release()
 
 
-def _send_one(association: Association, instance: Instance, peer: Peer) -> Answer:
+def store(association: Association, instance: Instance, peer: Peer) -> Answer:
+    """C-STORE one instance (PS3.7 Section 9.1.1); PeerError where the peer does not answer."""
     if not association.is_established:
         raise PeerError(f"{peer.name} ended the association", "see the peer's log")
     try:

@@ -40,7 +40,7 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: _UTC}  # noqa: RUF012  # SQLAlchemy reads it off the class
 
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever a table changes; the tables are an index, made anew from the spool."""
 
 
@@ -155,6 +155,7 @@ class Delivery(Table):
     next_attempt_at: Mapped[datetime]
     error: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
+    note: Mapped[str] = mapped_column(default="")  # what it gets in a lesser form, or in its place
     objects: Mapped[list["DeliveredObject"]] = relationship(order_by="DeliveredObject.kind")
     __table_args__ = (Index("due_deliveries", "state", "next_attempt_at"),)
 

@@ -68,6 +68,15 @@ LANGUAGES = ("en", "zh")
 """RFC 5646 tags of those that objects are written in."""
 
 
+_UNNAMED = {LABEL_MAP_SEGMENTATION_STORAGE: "Label Map Segmentation Storage"}
+
+
+def class_name(sop_class: str) -> str:
+    """Return the name of a SOP class (PS3.6 Annex A), also where pydicom has none."""
+    uid = UID(sop_class)
+    return _UNNAMED.get(uid, uid.name)
+
+
 def with_fallbacks(kinds: Iterable[Kind]) -> frozenset[Kind]:
     """Return `kinds` and what may have to stand in for one of them."""
     wanted = frozenset(kinds)

@@ -10,9 +10,9 @@ from typer import Typer
 
 from node.cli import app
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
-from node.preflight import RESULT_CLASSES
 from node.routing import VARIABLES
 from node.settings import Delivery, InferenceSettings, NodeSettings, Peer, Route, WebSettings
+from sr_writer.results import SOP_CLASSES, class_name
 from tests.system.peers import AUTO_ROUTE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -56,8 +56,9 @@ def test_every_attribute_of_a_rule_is_documented():
 def test_the_conformance_statement_lists_what_is_accepted_and_sent():
     text = (DOCS / "conformance-statement.md").read_text()
     listed = {cell.strip() for line in text.splitlines() for cell in line.split("|")}
-    expected = (*STORAGE_CLASSES, *TRANSFER_SYNTAXES, *RESULT_CLASSES)
-    assert not [uid.name for uid in expected if str(uid) not in listed]
+    written = [uid for classes in SOP_CLASSES.values() for uid in classes]
+    expected = (*STORAGE_CLASSES, *TRANSFER_SYNTAXES, *written)
+    assert not [class_name(uid) for uid in expected if str(uid) not in listed]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -93,7 +93,7 @@ def test_a_warning_or_a_duplicate_means_taken_and_is_recorded(bench, pacs, statu
     assert sent.objects[0].status == f"{status:04X}"
 
 
-@pytest.mark.parametrize("status", [0xA700, 0xC000, 0x0122])
+@pytest.mark.parametrize("status", [0xA700, 0xC000, 0xA900])
 def test_a_refusal_waits_longer_each_time_and_then_succeeds(bench, pacs, status):
     pacs[0].extend([status, status])
     state, sent = deliver(bench)

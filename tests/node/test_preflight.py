@@ -4,9 +4,13 @@ import json
 import socket
 
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
+    BasicTextSRStorage,
     Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
     Verification,
 )
@@ -22,6 +26,7 @@ from node.settings import load_settings
 from node.tables import Schema
 from tests.node.configuration import write_config
 
+PICTURES_AND_TEXT = (SecondaryCaptureImageStorage, BasicTextSRStorage)
 NO_GPU = Installation(
     packages=frozenset({"onnxruntime"}),
     providers=frozenset({"CPUExecutionProvider"}),
@@ -44,11 +49,12 @@ def pacs(tmp_path):
     """A config whose peer runs, and accepts what the test says."""
     started = []
 
-    def start(*sop_classes, status=0x0000, **node):
+    def start(*sop_classes, status=0x0000, syntaxes=None, **node):
         config = write_config(tmp_path, **node)
         entity = AE(ae_title="PACS")
-        for sop_class in (Verification, *sop_classes):
-            entity.add_supported_context(sop_class)
+        entity.add_supported_context(Verification)
+        for sop_class in sop_classes:
+            entity.add_supported_context(sop_class, syntaxes)
         handlers = [(evt.EVT_C_ECHO, lambda _event: status)]
         port = load_settings(config).peers[0].port
         entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
@@ -61,7 +67,7 @@ def pacs(tmp_path):
 
 
 def test_all_well_is_exit_code_0_and_says_what_will_run(pacs):
-    config = pacs(Comprehensive3DSRStorage, SegmentationStorage)
+    config = pacs(Comprehensive3DSRStorage, SegmentationStorage, *PICTURES_AND_TEXT)
     done = check(config)
     assert done.exit_code == 0, done.output
     found = results(config)
@@ -70,16 +76,52 @@ def test_all_well_is_exit_code_0_and_says_what_will_run(pacs):
     assert "demonstration" in found["model builtin/head_ct"]["text"]
     assert found["execution provider"]["text"] == "CPU has what it needs"
     assert found["peer pacs"]["text"].endswith("answers C-ECHO")
-    assert "Comprehensive 3D SR Storage" in found["peer pacs, results"]["text"]
+    assert found["peer pacs, segmentation"]["text"] == "Segmentation Storage (deflated)"
+    report = found["peer pacs, report"]
+    assert report["text"] == "Comprehensive 3D SR Storage (Explicit VR Little Endian)"
+    assert report["outcome"] == "ok"
 
 
-def test_a_peer_that_takes_no_segmentation_is_found(pacs):
-    config = pacs(Comprehensive3DSRStorage)
+def test_what_a_peer_would_get_in_place_of_the_best_is_shown(pacs):
+    config = pacs(ComprehensiveSRStorage, *PICTURES_AND_TEXT, syntaxes=[ImplicitVRLittleEndian])
+    assert check(config).exit_code == 0
+    found = results(config)
+    segmentation, report = found["peer pacs, segmentation"], found["peer pacs, report"]
+    assert segmentation["outcome"] == report["outcome"] == "warning"
+    assert segmentation["text"] == (
+        "secondary capture instead: does not accept Segmentation Storage "
+        "(Implicit VR Little Endian)"
+    )
+    assert "Comprehensive SR Storage: does not accept Comprehensive 3D SR Storage" in report["text"]
+
+
+def test_a_peer_that_takes_neither_a_kind_nor_what_stands_in_is_found(pacs):
+    config = pacs(Comprehensive3DSRStorage, BasicTextSRStorage)
     assert check(config).exit_code == 1
-    result = results(config)["peer pacs, results"]
+    result = results(config)["peer pacs, segmentation"]
     assert result["outcome"] == "failed"
-    assert "does not accept Segmentation Storage" in result["text"]
-    assert result["remedy"] == "enable it at the peer"
+    assert result["text"] == (
+        "not sent: does not accept Segmentation Storage, Secondary Capture Image Storage"
+    )
+    assert result["remedy"] == (
+        "enable it at the peer, or take 'segmentation' out of its 'objects'"
+    )
+
+
+def test_a_peer_is_asked_for_what_it_is_configured_for_only(pacs):
+    config = pacs(Comprehensive3DSRStorage, syntaxes=[DeflatedExplicitVRLittleEndian])
+    config.write_text(config.read_text().replace("[[routes]]", 'objects = ["report"]\n[[routes]]'))
+    found = results(config)
+    assert "accepts nothing" in found["peer pacs, results"]["text"]  # a report goes native
+    assert "peer pacs, segmentation" not in found
+
+
+def test_a_label_map_has_a_class_of_its_own(pacs):
+    config = pacs(Comprehensive3DSRStorage, SegmentationStorage, *PICTURES_AND_TEXT)
+    text = config.read_text().replace("results_to", 'segmentation = "labelmap"\nresults_to')
+    config.write_text(text)
+    result = results(config)["peer pacs, segmentation"]
+    assert "does not accept Label Map Segmentation Storage" in result["text"]
 
 
 def test_a_peer_that_does_not_answer_is_found(tmp_path):

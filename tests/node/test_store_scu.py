@@ -1,11 +1,12 @@
 """The C-STORE SCU on a machine so busy that any thread may stand still at any point."""
 
+import socket
 import threading
 import time
 
 import numpy as np
 import pytest
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import CTImageStorage
 
@@ -80,6 +81,12 @@ def test_pynetdicom_itself_loses_responses_still(peer, instances, monkeypatch):
 
     with pytest.raises(store_scu.PeerError, match="did not answer"):
         store_scu.send(instances, peer, "OVERREAD")
+
+
+def test_small_objects_are_not_held_back_by_nagles_algorithm(peer):
+    with store_scu.associated(peer, "OVERREAD", [build_context(CTImageStorage)]) as association:
+        connection = association.dul.socket.socket
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_peer_that_aborts_between_two_instances_is_an_error_at_once(instances):
