@@ -1,28 +1,35 @@
 """What the gate asks of measurement groups: a finding that is present, on evidence that is there.
 
-The evidence of a Volumetric ROI group (TID 1411) is a segment of the SEG that is sent along; that
-of a group without region (TID 1501) are images of the volume. Each has a partner of the same
-tracking, a Planar ROI group (TID 1410), whose region has to be where the evidence is.
+The evidence of a Volumetric ROI group (TID 1411) is a segment of the SEG that is sent along, or for
+who takes none its outlines; that of a group without region (TID 1501) are images of the volume.
+Each has a partner of the same tracking, a Planar ROI group (TID 1410), whose region has to be where
+the evidence is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from sr_writer.coding import FINDING_CATEGORY
 from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
+from sr_writer.plane_conformance import Images, images_by_reference
 from sr_writer.region_conformance import (
     Matrices,
+    box_around,
     check_region,
+    enclosed,
+    is_around,
     is_box_around,
     is_whole_image,
     lies_on,
+    line_of,
     regions_of,
 )
-from sr_writer.segmentation_conformance import Images, images_by_reference
 from sr_writer.segmentation_reading import ReadSegmentation, ShownSegment
-from sr_writer.source_images import Reference, SourceImage, even_step, reference_of
+from sr_writer.source_images import Reference, SourceImage, even_step, places, reference_of
 
 VOLUME_FACTOR = 2.0
 """A volume and its segment may differ this much in how edges are counted; a wrong unit is 1000."""
@@ -30,6 +37,8 @@ UNEVEN_VOLUME_FACTOR = 30.0
 """The same where images are unevenly spaced: much of what was measured may lie between them."""
 ML_PER_UNIT = {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 0.001, "L": 1000.0}
 VOLUME = codes.SCT.Volume.value
+GEOMETRIC_PURPOSE = "130400"
+"""DCM code value; pydicom's dictionary lacks the concept, highdicom writes it."""
 CERTAINTY = codes.DCM.CertaintyOfFinding.value
 
 PLACE, ON_SEGMENT, ON_SLICES = "1410", "1411", "1501"
@@ -56,20 +65,27 @@ def check_groups(
     `segmentations` are those that are sent along, by SOP Instance UID.
     """
     groups = [item for item in walk(made) if is_named(item, codes.DCM.MeasurementGroup)]
+    named = images_by_reference(images)
+    matrices = {
+        str(header.SOPInstanceUID): (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
+        for header in headers
+    }
     whole = []
     for group in groups:
         problems = list(_check_group(group))
-        problems += [] if problems else _check_evidence(group, images, segmentations)
+        if not problems:
+            problems += _check_evidence(group, images, segmentations)
+            for region in regions_of(group.ContentSequence):
+                problems += check_region(region, named, matrices)
         yield from problems
         if not problems:
             whole.append(group)
     if len(whole) < len(groups):
         return
-    matrices = {
-        str(header.SOPInstanceUID): (int(header.get("Rows", 0)), int(header.get("Columns", 0)))
-        for header in headers
-    }
-    yield from _check_places(groups, images_by_reference(images), matrices, segmentations)
+    for group in groups:
+        if _is_outlined(group):
+            yield from _check_outlines(group.ContentSequence, images, segmentations)
+    yield from _check_places(groups, named, matrices, segmentations)
     yield from _check_tracking(groups, segmentations)
 
 
@@ -93,15 +109,18 @@ def _check_evidence(
     group: Dataset, images: Sequence[SourceImage], segmentations: Mapping[str, ReadSegmentation]
 ) -> Iterator[str]:
     items, template = group.get("ContentSequence", []), _template(group)
-    if template == ON_SEGMENT:
+    if _is_outlined(group):
+        if not _has_purpose(items, codes.cid219.Outline):
+            yield "measurement group does not call its regions an Outline; write what they are"
+    elif template == ON_SEGMENT:
         yield from _check_segment(items, images, segmentations)
     elif template == ON_SLICES:
         yield from _check_slices(items, {image.reference for image in images})
     elif template == PLACE:
         if any(item.get("ValueType") == "NUM" for item in items):
             yield "measurement group of TID 1410 measures; only its partner may, leave it out"
-        if len(regions_of(items)) != 1:
-            yield "measurement group of TID 1410 has not exactly one Image Region; write it"
+        if len(regions_of(items)) != 1 or not _has_purpose(items, codes.cid219.BoundedBy):
+            yield "measurement group of TID 1410 has not exactly one Image Region, a box; write it"
     else:
         yield f"measurement group is of template {template}; write TID 1410, 1411 or 1501"
 
@@ -120,11 +139,8 @@ def _check_places(
         return
     for place in places:
         (region,) = regions_of(place.ContentSequence)
-        problems = list(check_region(region, named, matrices))
-        yield from problems
         partner = next(each for each in findings if _identity(each) == _identity(place))
-        if not problems:
-            yield from _check_place(region, partner, named, matrices, segmentations)
+        yield from _check_place(region, partner, named, matrices, segmentations)
 
 
 def _check_place(
@@ -141,17 +157,74 @@ def _check_place(
         for item in items
         if is_named(item, codes.DCM.SourceImageForSegmentation)
         or is_named(item, codes.DCM.SourceOfMeasurement)
-    }
+    } | set(map(lies_on, regions_of(items)))
     if reference not in shown:
         yield "Image Region lies on an image that does not show its finding; correct the reference"
     elif _template(partner) == ON_SLICES or len(named[reference]) > 1:
         if not is_whole_image(region, matrices):
             yield "Image Region is not the whole image, but nothing outlines its finding there"
+    elif _is_outlined(partner):
+        if not is_box_around(region, regions_of(items)):
+            yield "Image Region is not the box around the outlines on its image; draw it again"
     else:
         segment = next(item for item in items if is_named(item, codes.DCM.ReferencedSegment))
         uid, number = _place(segment)
-        if not is_box_around(region, segmentations[uid], number):
+        if not is_around(line_of(region), segmentations[uid], (number, reference)):
             yield "Image Region is not the box around the segment on its image; draw it again"
+
+
+def _check_outlines(
+    items: Sequence[Dataset],
+    images: Sequence[SourceImage],
+    segmentations: Mapping[str, ReadSegmentation],
+) -> Iterator[str]:
+    """Yield where outlines are not those of the segment of their tracking UID, if it is there.
+
+    They enclose holes too, so that without the SEG a volume can only be compared roughly.
+    """
+    drawn: dict[Reference, list[Dataset]] = {}
+    for region in regions_of(items):
+        drawn.setdefault(lies_on(region), []).append(region)
+    for segmentation in segmentations.values():
+        for number, segment in segmentation.segments.items():
+            if segment.description.get("TrackingUID") == _tracking_uid(items):
+                yield from _check_region_lines(drawn, segmentation, number)
+                yield from _check_volume(items, segment, images, is_exact=segmentation.is_exact)
+                return
+    along = places([image.header for image in images])
+    reach = dict(zip((image.reference for image in images), np.gradient(along), strict=True))
+    pixel = float(np.prod([float(each) for each in images[0].header.PixelSpacing]))
+    most = sum(
+        pixel * float(reach[reference]) * sum(map(enclosed, regions)) / 1000.0
+        for reference, regions in drawn.items()
+    )
+    for stated in _stated_volumes(items):
+        if not most / UNEVEN_VOLUME_FACTOR <= stated <= most * VOLUME_FACTOR:
+            yield "Volume is far from what the outlines enclose; check value and unit"
+
+
+def _check_region_lines(
+    drawn: Mapping[Reference, Sequence[Dataset]], segmentation: ReadSegmentation, number: int
+) -> Iterator[str]:
+    shown = segmentation.segments[number].frames.keys()
+    if drawn.keys() != shown if segmentation.is_exact else not drawn.keys() <= shown:
+        yield "Image Regions lie on other images than the segment's frames; match them"
+    for reference, regions in drawn.items():
+        if not is_around(box_around(regions), segmentation, (number, reference)):
+            yield "Image Regions are not the outlines of the segment; draw them again"
+            return
+
+
+def _is_outlined(group: Dataset) -> bool:
+    """Return whether a group has outlines in the place of a segment."""
+    items = group.get("ContentSequence", [])
+    referenced = any(is_named(item, codes.DCM.ReferencedSegment) for item in items)
+    return _template(group) == ON_SEGMENT and not referenced and bool(regions_of(items))
+
+
+def _has_purpose(items: Sequence[Dataset], purpose: Code) -> bool:
+    said = [value_of(item) for item in items if name_of(item) == GEOMETRIC_PURPOSE]
+    return said == [purpose.value]
 
 
 def _identity(group: Dataset) -> tuple[str, ...]:
@@ -215,14 +288,18 @@ def _check_volume(
 ) -> Iterator[str]:
     is_even = even_step([image.header for image in images]) is not None
     factor = VOLUME_FACTOR if is_even else UNEVEN_VOLUME_FACTOR
+    most = segment.volume_ml * factor
+    least = segment.volume_ml / factor if is_exact else 0.0
+    if not all(least < stated <= most for stated in _stated_volumes(items)):
+        yield "Volume is far from that of the segment's voxels; check value and unit"
+
+
+def _stated_volumes(items: Sequence[Dataset]) -> Iterator[float]:
+    """Yield the volumes that a group states, in millilitres."""
     for item in items:
         if name_of(item) == VOLUME and item.get("MeasuredValueSequence"):
             unit = item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].get("CodeValue")
-            stated = (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
-            most = segment.volume_ml * factor
-            least = segment.volume_ml / factor if is_exact else 0.0
-            if not least < stated <= most:
-                yield "Volume is far from that of the segment's voxels; check value and unit"
+            yield (number_of(item) or 0.0) * ML_PER_UNIT.get(unit, 0.0)
 
 
 def _check_slices(items: Sequence[Dataset], slices: set[Reference]) -> Iterator[str]:
@@ -255,6 +332,8 @@ def _check_tracking(
         items = group.get("ContentSequence", [])
         segments = [item for item in items if is_named(item, codes.DCM.ReferencedSegment)]
         place = _place(segments[0]) if segments else ("group", index)
+        if _is_outlined(group):
+            place = places.get(_tracking_uid(items), place)
         for item in items:
             if is_named(item, codes.DCM.TrackingUniqueIdentifier) and (
                 places.setdefault(str(item.get("UID")), place) != place
@@ -273,3 +352,9 @@ def _place(region: Dataset) -> Place:
 def _template(group: Dataset) -> str:
     templates = group.get("ContentTemplateSequence") or [Dataset()]
     return str(templates[0].get("TemplateIdentifier"))
+
+
+def _tracking_uid(items: Sequence[Dataset]) -> str:
+    return next(
+        str(item.UID) for item in items if is_named(item, codes.DCM.TrackingUniqueIdentifier)
+    )

@@ -8,13 +8,16 @@ from pydicom.sr.codedict import codes
 
 from sr_writer.content_items import is_named, name_of
 from sr_writer.contours import Outline
-from sr_writer.image_regions import box, whole_image
-from sr_writer.segmentation_conformance import Images
+from sr_writer.image_regions import box, rectangle, whole_image
+from sr_writer.plane_conformance import Images
 from sr_writer.segmentation_reading import ReadSegmentation
 from sr_writer.source_images import Reference, reference_of
 
 FEWEST_POINTS = 4
 """Three corners and the first again (PS3.3 C.18.6.1.2)."""
+
+Shown = tuple[int, Reference]
+"""A segment's number and an image that shows it."""
 
 Matrices = Mapping[str, tuple[int, int]]
 """Rows and columns of each instance, by SOP Instance UID."""
@@ -54,11 +57,26 @@ def line_of(region: Dataset) -> Outline | None:
     if region.get("GraphicType") != "POLYLINE" or data.size % 2 or data.size < 2 * FEWEST_POINTS:
         return None
     line: Outline = data.reshape(-1, 2)
-    column, row = line.T
-    area = abs(column[:-1] @ row[1:] - column[1:] @ row[:-1]) / 2
-    if not np.isfinite(data).all() or (line[0] != line[-1]).any() or area == 0:
+    if not np.isfinite(data).all() or (line[0] != line[-1]).any() or _area(line) == 0:
         return None
     return line
+
+
+def enclosed(region: Dataset) -> float:
+    """Return the area in pixels that a region encloses."""
+    line = line_of(region)
+    return 0.0 if line is None else _area(line)
+
+
+def _area(line: Outline) -> float:
+    column, row = line.T
+    return float(abs(column[:-1] @ row[1:] - column[1:] @ row[:-1])) / 2
+
+
+def box_around(regions: Sequence[Dataset]) -> Outline:
+    """Return the box around regions on one image."""
+    points = np.concatenate([line for line in map(line_of, regions) if line is not None])
+    return rectangle(*points.min(axis=0), *points.max(axis=0))
 
 
 def lies_on(region: Dataset) -> Reference:
@@ -71,16 +89,22 @@ def is_whole_image(region: Dataset, matrices: Matrices) -> bool:
     return _is_same(line_of(region), whole_image(*matrices[lies_on(region)[0]]))
 
 
-def is_box_around(region: Dataset, segmentation: ReadSegmentation, number: int) -> bool:
-    """Return whether a region is the box around what a segment covers of its image.
+def is_box_around(region: Dataset, others: Sequence[Dataset]) -> bool:
+    """Return whether a region is the box around those of `others` that lie on its image."""
+    there = [each for each in others if lies_on(each) == lies_on(region)]
+    return bool(there) and _is_same(line_of(region), box_around(there))
+
+
+def is_around(line: Outline | None, segmentation: ReadSegmentation, which: Shown) -> bool:
+    """Return whether a box is the one around what a segment covers of an image.
 
     Of a fractional one, nobody can say which part that is: then it has to be within.
     """
-    reference, line = lies_on(region), line_of(region)
-    if reference not in segmentation.segments[number].frames:
+    number, reference = which
+    if line is None or reference not in segmentation.segments[number].frames:
         return False
     expected = box(segmentation.pixels(number, reference))
-    if segmentation.is_exact or line is None:
+    if segmentation.is_exact:
         return _is_same(line, expected)
     lowest, highest = expected.min(axis=0), expected.max(axis=0)
     return bool(((line >= lowest) & (line <= highest)).all())

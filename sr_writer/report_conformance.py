@@ -8,14 +8,14 @@ from pydicom.sr.codedict import codes
 
 from sr_writer.content_items import NOT_TEXT, is_named, name_of, number_of, value_of, walk
 from sr_writer.group_conformance import CERTAINTY, ML_PER_UNIT, VOLUME, check_groups
-from sr_writer.segmentation_conformance import (
-    FORMS,
+from sr_writer.plane_conformance import (
     POSITION_TOLERANCE_MM,
     Images,
     check_image,
     check_reference,
     images_by_reference,
 )
+from sr_writer.segmentation_conformance import FORMS
 from sr_writer.segmentation_reading import read_segmentation
 from sr_writer.source_images import SourceImage, reference_of
 from sr_writer.wording import MODEL_TEXT, UNVERIFIED
@@ -24,6 +24,11 @@ LENGTH_UNITS = frozenset({"mm", "cm"})
 LENGTHS = frozenset(
     getattr(codes.cid7470, name).value for name in codes.cid7470.dir()
 )  # CID 7470 Linear Measurements
+
+VALUE_TYPES = frozenset(
+    {"CODE", "CONTAINER", "DATETIME", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"}
+)
+"""Those that we write; all SOP classes of a report allow them (Enhanced SR: PS3.3 A.35.2.3.1.1)."""
 
 # (parent's value types, relationship) that PS3.3 A.35.13.3.1.2 allows and that we write
 PARENTS = {
@@ -113,7 +118,9 @@ def _check_tree(made: Dataset) -> Iterator[str]:
             parents = PARENTS.get(str(relationship), set())
             if relationship != expected or parent.get("ValueType") not in parents:
                 yield f"RelationshipType {relationship} of item {name} is wrong; see its template"
-            if item.get("ValueType") == "NUM":
+            if item.get("ValueType") not in VALUE_TYPES:
+                yield f"ValueType {item.get('ValueType')} of item {name} is none of a report's"
+            elif item.get("ValueType") == "NUM":
                 yield from _check_number(item)
             elif item.get("ValueType") == "TEXT" and not item.get("TextValue"):
                 yield f"TextValue of item {name} is empty; write it or leave the item out"

@@ -1,7 +1,6 @@
 """What the gate asks of a SEG: that its frames lie on the source images they say they come from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +8,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, SegmentationStorage
 
+from sr_writer.plane_conformance import check_planes
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.segmentation_reading import (
     ReadFrame,
@@ -17,12 +17,7 @@ from sr_writer.segmentation_reading import (
     pixels_by_segment,
     read_frames,
 )
-from sr_writer.source_images import Reference, SourceImage, even_step, reference_of
-
-POSITION_TOLERANCE_MM = 0.01
-COSINE_TOLERANCE = 1e-5
-SPACING_TOLERANCE = 0.01
-"""Relative; slice distances are averages over a stack, pixel spacings copies."""
+from sr_writer.source_images import SourceImage
 
 ONE_SAMPLE = {
     "SamplesPerPixel": 1,
@@ -46,17 +41,6 @@ FORMS: Mapping[UID, Mapping[str, Mapping[str, object]]] = {
 }
 """What a Segmentation Type asks for, by SOP class (PS3.3 Table C.8.20-2)."""
 
-Images = Mapping[Reference, Sequence[SourceImage]]
-"""The images that references may name; the tiles of a mosaic have one reference."""
-
-
-def images_by_reference(images: Sequence[SourceImage]) -> Images:
-    """Return images by what names them."""
-    found: dict[Reference, list[SourceImage]] = {}
-    for image in images:
-        found.setdefault(image.reference, []).append(image)
-    return found
-
 
 def check_segmentation(
     made: Dataset,
@@ -65,53 +49,15 @@ def check_segmentation(
     _siblings: Sequence[Dataset],
 ) -> Iterator[str]:
     """Yield what is wrong with a SEG on `images` of the series whose plain headers are given."""
-    by_uid = {str(header.SOPInstanceUID): header for header in headers}
-    first = images[0].header
-    for keyword in ("FrameOfReferenceUID", "Rows", "Columns"):
-        if made.get(keyword) != first.get(keyword):
-            yield f"{keyword} is not the source's; write the SEG on the source's geometry"
     yield from _check_form(made)
     yield from _check_segments(made)
-    yield from _check_shared_groups(made, [image.header for image in images])
     frames = read_frames(made)
+    yield from check_planes(made, frames, headers, images)
     yield from _check_frames(made, frames)
-    yield from _check_images(frames, by_uid, images_by_reference(images))
-    for reference in made.get("SourceImageSequence", []):
-        yield from check_reference(reference, by_uid, "SourceImageSequence")
-    for series in made.get("ReferencedSeriesSequence", []):
-        if series.get("SeriesInstanceUID") != first.SeriesInstanceUID:
-            yield "ReferencedSeriesSequence names another series; refer to the source series"
-        for reference in series.get("ReferencedInstanceSequence", []):
-            yield from check_reference(reference, by_uid, "ReferencedSeriesSequence")
-    if not made.get("ReferencedSeriesSequence"):
-        yield "ReferencedSeriesSequence is missing; refer to the source series"
-
-
-def check_reference(reference: Dataset, known: Mapping[str, Dataset], where: str) -> Iterator[str]:
-    """Yield what is wrong with one referenced instance."""
-    target = known.get(reference.get("ReferencedSOPInstanceUID", ""))
-    if target is None:
-        yield f"{where} refers to an instance that is neither source nor sent along; correct it"
-    elif target.SOPClassUID != reference.get("ReferencedSOPClassUID"):
-        yield f"{where} has the wrong ReferencedSOPClassUID; copy it from the instance"
-
-
-def check_image(item: Dataset, named: Images, where: str) -> Iterator[str]:
-    """Yield what is wrong with a reference to one image of the volume."""
-    if reference_of(item) not in named:
-        yield f"{where} refers to no image of the volume; correct instance and frame number"
 
 
 def _place(frame: ReadFrame) -> str:
     return str(frame.position.get("ImagePositionPatient"))
-
-
-def is_close(found: Sequence[float] | None, expected: Sequence[float] | None, by: float) -> bool:
-    """Return whether two lists of numbers differ by no more than `by` anywhere."""
-    if not found or not expected or len(found) != len(expected):
-        return False
-    differences = np.array(found, dtype=float) - np.array(expected, dtype=float)
-    return bool(np.abs(differences).max() <= by)
 
 
 def _check_form(made: Dataset) -> Iterator[str]:
@@ -167,29 +113,7 @@ def _type_of(item: Dataset) -> str | None:
     return value
 
 
-def _check_shared_groups(made: Dataset, headers: Sequence[Dataset]) -> Iterator[str]:
-    shared = (made.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    orientation = _nested(shared, "PlaneOrientationSequence", "ImageOrientationPatient")
-    if not is_close(orientation, headers[0].get("ImageOrientationPatient"), COSINE_TOLERANCE):
-        yield "ImageOrientationPatient is not the source's; write the SEG on the source's geometry"
-    spacing = _nested(shared, "PixelMeasuresSequence", "PixelSpacing")
-    if not is_close(spacing, headers[0].get("PixelSpacing"), POSITION_TOLERANCE_MM):
-        yield "PixelSpacing is not the source's; write the SEG on the source's geometry"
-    between = _nested(shared, "PixelMeasuresSequence", "SpacingBetweenSlices")
-    expected = even_step(headers)
-    if expected is None:
-        if between is not None:
-            yield "SpacingBetweenSlices is stated, but the images are unevenly spaced; leave it out"
-    elif between is None or abs(float(between) - expected) > SPACING_TOLERANCE * expected:
-        yield "SpacingBetweenSlices is not the distance of the source slices; measure it again"
-
-
 def _check_frames(made: Dataset, frames: Sequence[ReadFrame]) -> Iterator[str]:
-    if int(made.get("NumberOfFrames", 0)) != len(frames) or not frames:
-        yield "NumberOfFrames is not that of PerFrameFunctionalGroupsSequence; write both again"
-    indices = [frame.indices for frame in frames]
-    if len(set(indices)) < len(indices):
-        yield "DimensionIndexValues are the same in two frames; number the frames anew"
     try:
         pixels = list(pixels_by_segment(made, frames))
     except ValueError as error:
@@ -222,38 +146,3 @@ def _overlap(made: Dataset, frames: Sequence[ReadFrame], described: set[int]) ->
             return "YES"
         taken[place] = taken[place] | bits if place in taken else bits
     return "NO"
-
-
-def _check_images(
-    frames: Sequence[ReadFrame], by_uid: Mapping[str, Dataset], named: Images
-) -> Iterator[str]:
-    """Yield where a frame does not lie on the image that it names."""
-    known: dict[tuple[int, ...], list[str]] = {}
-    for index, frame in enumerate(frames, 1):
-        items = tuple(map(id, (frame.position, *frame.sources)))
-        if items not in known:
-            known[items] = [each.strip() for each in _image_problems(frame, by_uid, named)]
-        for problem in known[items]:
-            yield f"frame {index} {problem}"
-
-
-def _image_problems(
-    frame: ReadFrame, by_uid: Mapping[str, Dataset], named: Images
-) -> Iterator[str]:
-    if not frame.sources:
-        yield "has no source image; name the slice it was drawn on"
-    for source in frame.sources:
-        yield from check_reference(source, by_uid, "")
-        yield from check_image(source, named, "")
-        expected = [
-            image.header.get("ImagePositionPatient")
-            for image in named.get(reference_of(source), [])
-        ]
-        position = frame.position.get("ImagePositionPatient")
-        if not any(is_close(position, each, POSITION_TOLERANCE_MM) for each in expected):
-            yield "does not lie on its source image; copy ImagePositionPatient"
-
-
-def _nested(group: Dataset, sequence: str, keyword: str) -> Any:
-    items = group.get(sequence) or [Dataset()]
-    return items[0].get(keyword)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pydicom import Dataset
 
 from sr_writer.header import plain_headers
-from sr_writer.segmentation_conformance import POSITION_TOLERANCE_MM, is_close
+from sr_writer.plane_conformance import POSITION_TOLERANCE_MM, is_close
 from sr_writer.source_images import SourceImage
 
 SHARED_BY_SOURCES = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
