@@ -1,0 +1,171 @@
+"""DICOM Parametric Map (PS3.3 A.75) of how probable each pixel is part of a segment.
+
+On the source images' own planes, in 32-bit floating point from 0 to 1: viewers that read maps at
+all read that, and need not apply the Real World Value Mapping to show it.
+"""
+
+import re
+from collections.abc import Sequence
+
+import highdicom as hd
+import numpy as np
+from highdicom.sr import CodeContentItem, TextContentItem, UIDRefContentItem
+from pydicom import DataElement, Dataset
+from pydicom.sr.codedict import codes
+
+from inference.assessment import Assessment, ModelIdentity, ProbabilityMap, Segment
+from inference.volume import Volume
+from sr_writer.coding import concept
+from sr_writer.header import UTF_8, series_number, stamp
+from sr_writer.identifiers import object_uid, tracking
+from sr_writer.provenance import Provenance
+from sr_writer.source_images import SourceImage, on_images, source_images
+from sr_writer.source_planes import (
+    check_positions,
+    depths_of,
+    groups_of,
+    pixel_measures,
+    plane_position,
+    refer_to_images,
+    stand_in,
+)
+
+SERIES_DESCRIPTION = "Overread AI probability (unverified)"
+SERIES_OFFSET = 4
+_LEVELS = (np.arange(256) / 255).astype("<f4")
+"""What the values of a ProbabilityMap stand for."""
+
+_CODE_STRING = re.compile(r"[A-Z0-9_][A-Z0-9 _]{0,15}")
+_SIDES = ("L", "R")
+
+_WHOLE_RANGE = hd.VOILUTTransformation(window_center=0.5, window_width=1.0)
+
+
+def write_parametric_maps(
+    assessment: Assessment, volume: Volume, provenance: Provenance
+) -> list[Dataset]:
+    """Write a map for each segment that has probabilities, one series of them, by segment number.
+
+    A frame has the position of one source image, and orientation, pixel spacing and matrix are
+    those of all; images on which nothing is probable are left out. Which segment a map is of, its
+    Quantity Definition says: what was looked for, where, and the segment's tracking identifiers.
+
+    Raises
+    ------
+    ValueError
+        Where the sources do not lie where the volume says.
+    """
+    images = source_images(volume)
+    check_positions(images, volume)
+    shown = on_images(assessment, volume).probabilities
+    segments = {segment.number: segment for segment in assessment.record.segments}
+    return [
+        _map(segments[number], shown[number], images, assessment.record.model, provenance)
+        for number in sorted(shown)
+    ]
+
+
+def _map(
+    segment: Segment,
+    probabilities: ProbabilityMap,
+    images: Sequence[SourceImage],
+    model: ModelIdentity,
+    provenance: Provenance,
+) -> Dataset:
+    shown = [index for index in np.argsort(depths_of(images)) if probabilities[index].any()]
+    drawn_on = [images[index] for index in shown]
+    made = _template(segment, images, drawn_on[0], model, provenance)
+    (pattern,) = made.PerFrameFunctionalGroupsSequence
+    made.PerFrameFunctionalGroupsSequence = [
+        _numbered(groups_of(image, pattern), number) for number, image in enumerate(drawn_on, 1)
+    ]
+    made.NumberOfFrames = len(shown)
+    made.FloatPixelData = _LEVELS[probabilities[shown]].tobytes()
+    refer_to_images(made, images)
+    uid = object_uid("PM dimension organization", model, provenance)
+    made.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    made.DimensionIndexSequence[0].DimensionOrganizationUID = uid
+    _copy_body_part(made, images[0].header)
+    stamp(made, images[0].header, model, provenance)
+    return made
+
+
+def _copy_body_part(made: Dataset, header: Dataset) -> None:
+    """Say of the series what the source says; where that is no body part, its side is unknown."""
+    part, side = str(header.get("BodyPartExamined")), header.get("Laterality")
+    if "BodyPartExamined" in header and _CODE_STRING.fullmatch(part):
+        made.BodyPartExamined = part
+    if side in _SIDES:
+        made.Laterality = side
+    elif "BodyPartExamined" not in made:
+        made.Laterality = None
+
+
+def _template(
+    segment: Segment,
+    images: Sequence[SourceImage],
+    image: SourceImage,
+    model: ModelIdentity,
+    provenance: Provenance,
+) -> hd.pm.ParametricMap:
+    """Return a map of one frame, which lies on `image`."""
+    first, measures = images[0].header, pixel_measures(images)
+    made = hd.pm.ParametricMap(
+        source_images=[stand_in(image, first, measures)],
+        pixel_array=np.zeros((1, int(first.Rows), int(first.Columns)), np.float32),
+        series_instance_uid=object_uid("PM series", model, provenance),
+        series_number=series_number(first, SERIES_OFFSET),
+        sop_instance_uid=object_uid(f"PM {segment.number}", model, provenance),
+        instance_number=segment.number,
+        manufacturer=model.manufacturer,
+        manufacturer_model_name=model.name,
+        software_versions=model.version,
+        device_serial_number=model.digest[:64],
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[_mapping(segment, model, provenance)],
+        voi_lut_transformations=[_WHOLE_RANGE],
+        content_label="AI_UNVERIFIED",
+        content_description=f"AI probability of {segment.label}, unverified"[:64],
+        series_description=SERIES_DESCRIPTION,
+        specific_character_set=UTF_8,
+        pixel_measures=measures,
+        plane_orientation=hd.PlaneOrientationSequence(
+            hd.CoordinateSystemNames.PATIENT, first.ImageOrientationPatient
+        ),
+        plane_positions=[plane_position(image)],
+    )
+    # highdicom works the distance out from the frames, of which there is one
+    made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = measures
+    return made
+
+
+def _numbered(groups: Dataset, number: int) -> Dataset:
+    """Return the groups of a frame with its place among the frames."""
+    content = Dataset()
+    content.DimensionIndexValues = [number]
+    groups.FrameContentSequence = [content]
+    return groups
+
+
+def _mapping(
+    segment: Segment, model: ModelIdentity, provenance: Provenance
+) -> hd.pm.RealWorldValueMapping:
+    """Return what the values are (PS3.3 C.7.6.16.2.11): probabilities of this segment."""
+    mapping = hd.pm.RealWorldValueMapping(
+        lut_label="PROBABILITY",
+        lut_explanation=f"Probability, 0 to 1, of {segment.label}"[:64],
+        unit=codes.UCUM.NoUnits,
+        value_range=(0.0, 1.0),
+        quantity_definition=codes.DCM.Probability,
+    )
+    roi = tracking(segment, model, provenance)
+    quantity: list[Dataset] = [*mapping.QuantityDefinitionSequence]
+    quantity.append(CodeContentItem(codes.DCM.Finding, concept(segment.type)))
+    if segment.site is not None:
+        quantity.append(CodeContentItem(codes.SCT.FindingSite, concept(segment.site)))
+    quantity.append(TextContentItem(codes.DCM.TrackingIdentifier, roi.identifier))
+    quantity.append(UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, roi.uid))
+    mapping["QuantityDefinitionSequence"] = DataElement(
+        "QuantityDefinitionSequence", "SQ", quantity
+    )
+    return mapping
