@@ -8,13 +8,19 @@ what to do. It never quotes what identifies a patient, so it may be logged.
 from collections.abc import Callable, Iterator, Sequence
 
 from pydicom import Dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from inference.assessment import ModelIdentity
 from inference.volume import Volume
 from sr_writer.content_items import walk
 from sr_writer.iod_conformance import check_required
 from sr_writer.object_conformance import check_completeness, check_object, check_speaker
+from sr_writer.picture_conformance import check_capture
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
@@ -30,6 +36,7 @@ MODALITIES = {
     Comprehensive3DSRStorage: "SR",
     SegmentationStorage: "SEG",
     LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
+    SecondaryCaptureImageStorage: "OT",
 }
 Check = Callable[
     [Dataset, Sequence[Dataset], Sequence[SourceImage], Sequence[Dataset]], Iterator[str]
@@ -38,6 +45,7 @@ BY_CLASS: dict[UID, Check] = {
     Comprehensive3DSRStorage: check_report,
     SegmentationStorage: check_segmentation,
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
+    SecondaryCaptureImageStorage: check_capture,
 }
 
 

@@ -7,6 +7,7 @@ A picture carries on itself what it must not be separated from: patient sides, s
 an AI drew it and nobody verified it. It carries nothing that identifies the patient.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -62,19 +63,42 @@ OWN_VOXELS = 0.05
 Picture = npt.NDArray[np.uint8]
 
 
-def draw_key_slices(assessment: Assessment, volume: Volume) -> list[tuple[int, bytes]]:
-    """Return (index into the volume's sources, PNG) of every key image, in the assessment's order.
+@dataclass(frozen=True, eq=False)
+class KeyImage:
+    """A picture of the image `index` of the volume's sources, uint8 [row, column, RGB].
+
+    `shows` names the segments and findings that are on it, in English.
+    """
+
+    index: int
+    pixels: Picture
+    shows: tuple[str, ...]
+
+
+def draw_key_images(assessment: Assessment, volume: Volume) -> list[KeyImage]:
+    """Return a picture of every key image, in the assessment's order.
 
     The best slice of a finding that nothing outlines is one, whether the assessment says so or not.
     A key slice of a resampled volume is the nearest image that shows what was outlined on it.
     """
-    window = _window(volume)
+    window = display_window(volume)
     there = on_images(assessment, volume)
     best = (evidence.best_slice for _, evidence in _on_slices(there.record))
     return [
-        (index, _draw(there, volume, index, window))
+        _draw(there, volume, index, window)
         for index in dict.fromkeys((*there.record.key_slices, *best))
     ]
+
+
+def draw_key_slices(assessment: Assessment, volume: Volume) -> list[tuple[int, bytes]]:
+    """Return (index into the volume's sources, PNG) of every key image."""
+    return [(image.index, _png(image)) for image in draw_key_images(assessment, volume)]
+
+
+def _png(image: KeyImage) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(image.pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _on_slices(record: AssessmentRecord) -> list[tuple[Finding, Evidence]]:
@@ -88,7 +112,9 @@ def _on_slices(record: AssessmentRecord) -> list[tuple[Finding, Evidence]]:
     ]
 
 
-def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[float, float]) -> bytes:
+def _draw(
+    assessment: Assessment, volume: Volume, index: int, window: tuple[float, float]
+) -> KeyImage:
     width, height = _size(volume)
     grey = Image.fromarray(_windowed(_pixels(volume, index), window)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -109,9 +135,7 @@ def _draw(assessment: Assessment, volume: Volume, index: int, window: tuple[floa
     image = Image.new("RGB", (width, height + FOOTER_HEIGHT))
     image.paste(Image.fromarray(picture))
     _annotate(image, assessment, volume, index, legend)
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return KeyImage(index, np.array(image), tuple(label for label, _ in legend))
 
 
 def _pixels(volume: Volume, index: int) -> npt.NDArray[np.generic]:
@@ -132,7 +156,7 @@ def _is_interpolated(volume: Volume, index: int) -> bool:
     return volume.verdict.resampled and bool(np.abs(first - np.rint(first)).max() > OWN_VOXELS)
 
 
-def _window(volume: Volume) -> tuple[float, float]:
+def display_window(volume: Volume) -> tuple[float, float]:
     """Return the values that become black and white."""
     if volume.modality == "CT":
         centre, width = _own_window(volume) or BRAIN_WINDOW
@@ -194,8 +218,8 @@ def _annotate(
     draw = ImageDraw.Draw(image)
     width, height = image.width, image.height - FOOTER_HEIGHT
     affine = volume.grid.affine
-    right, down = _letters(affine[:3, 2]), _letters(affine[:3, 1])
-    left, up = _letters(-affine[:3, 2]), _letters(-affine[:3, 1])
+    right, down = patient_orientation(volume)
+    left, up = sides(-affine[:3, 2]), sides(-affine[:3, 1])
     for letters, place, anchor in (
         (left, (MARGIN, height / 2), "lm"),
         (right, (width - MARGIN, height / 2), "rm"),
@@ -216,7 +240,13 @@ def _annotate(
     _write(draw, footer, warning, colour=AMBER, anchor="mm", size=FONT_SIZE)
 
 
-def _letters(direction: npt.NDArray[np.floating]) -> str:
+def patient_orientation(volume: Volume) -> tuple[str, str]:
+    """Return the patient sides to the right of an image and below it (PS3.3 C.7.6.1.1.1)."""
+    affine = volume.grid.affine
+    return sides(affine[:3, 2]), sides(affine[:3, 1])
+
+
+def sides(direction: npt.NDArray[np.floating]) -> str:
     """Return the patient side that a direction (LPS) points to, main side first: `L`, `PH`, ..."""
     sizes = np.abs(direction)
     named = [axis for axis in np.argsort(-sizes) if sizes[axis] > OBLIQUE_FRACTION * sizes.max()]

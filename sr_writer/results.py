@@ -27,8 +27,10 @@ from pydicom.uid import (
 
 from inference.assessment import Assessment
 from inference.volume import Volume
+from sr_writer.key_images import draw_key_images
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
+from sr_writer.secondary_capture import write_secondary_captures
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 
@@ -136,10 +138,15 @@ def _results(
     kinds: Collection[Kind],
     form: SegmentationForm,
 ) -> Iterator[Result]:
+    model = assessment.record.model
     segmentation = None
     if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
         segmentation = write_segmentation(assessment, volume, provenance, form=form)
         yield Result(Kind.SEGMENTATION, segmentation)
+    if Kind.SECONDARY_CAPTURE in kinds and volume is not None:
+        pictures = draw_key_images(assessment, volume)
+        for capture in write_secondary_captures(pictures, volume, model, provenance):
+            yield Result(Kind.SECONDARY_CAPTURE, capture)
     if Kind.REPORT in kinds:
         report = write_report(
             assessment, headers, volume, segmentation, provenance, predecessor=predecessors.get(0)

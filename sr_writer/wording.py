@@ -50,6 +50,12 @@ def statements(record: AssessmentRecord) -> tuple[Text, ...]:
     return tuple(said)
 
 
+def notice(model: ModelIdentity) -> str:
+    """Return what stands on every object that is not a report, in both languages."""
+    said = [UNVERIFIED, DEMONSTRATION] if model.demonstration else [UNVERIFIED]
+    return "\n".join([*(each.en for each in said), *(each.zh for each in said)])
+
+
 def narrative(record: AssessmentRecord) -> Text | None:
     """Return the model's own words, called that, a language it did not write in empty."""
     if record.narrative is None:

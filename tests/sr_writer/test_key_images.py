@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from inference.assessment import Assessment
-from sr_writer.key_images import FOOTER_HEIGHT, _letters, _position, draw_key_slices
+from sr_writer.key_images import FOOTER_HEIGHT, _position, draw_key_slices, sides
 from tests.sr_writer.series import AXIAL, OBLIQUE, SAGITTAL, absent, make_volume, on_slices, present
 
 
@@ -37,7 +37,7 @@ def test_a_millimetre_is_as_wide_as_it_is_high():
 @pytest.mark.parametrize("descending", [False, True])
 def test_a_left_sided_lesion_is_drawn_on_the_side_marked_left(descending):
     volume = make_volume(AXIAL, descending=descending)
-    assert _letters(volume.grid.affine[:3, 2]) == "L"
+    assert sides(volume.grid.affine[:3, 2]) == "L"
     _, image = picture(volume)
     assert red(image)[:, 1].mean() > image.width / 2
 
@@ -48,8 +48,8 @@ def test_a_left_sided_lesion_is_drawn_on_the_side_marked_left(descending):
 )
 def test_sides_follow_the_affine(orientation, across, down):
     affine = make_volume(orientation).grid.affine
-    assert _letters(affine[:3, 2]) == across
-    assert _letters(affine[:3, 1]) == down
+    assert sides(affine[:3, 2]) == across
+    assert sides(affine[:3, 1]) == down
 
 
 def test_the_position_is_that_of_the_slice():
