@@ -15,9 +15,12 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from inference.assessment import ModelIdentity
+from inference.assessment import Assessment, ModelIdentity
 from inference.volume import Volume
+from sr_writer.assessment_conformance import check_findings, check_outlines
+from sr_writer.content_conformance import check_content
 from sr_writer.content_items import walk
+from sr_writer.image_conformance import check_pixels
 from sr_writer.iod_conformance import check_required
 from sr_writer.object_conformance import check_completeness, check_object, check_speaker
 from sr_writer.picture_conformance import check_capture
@@ -25,7 +28,7 @@ from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.source_conformance import Sources, check_images, check_sources
-from sr_writer.source_images import SourceImage, source_images
+from sr_writer.source_images import SourceImage, on_images, source_images
 from sr_writer.value_conformance import check_values
 from sr_writer.wording import DEMONSTRATION
 
@@ -47,6 +50,8 @@ BY_CLASS: dict[UID, Check] = {
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
     SecondaryCaptureImageStorage: check_capture,
 }
+WITH_FINDINGS = frozenset({Comprehensive3DSRStorage})
+"""Documents that say each finding of the assessment as TID 1500 does."""
 
 
 def check_objects(
@@ -55,6 +60,7 @@ def check_objects(
     volume: Volume | None = None,
     *,
     model: ModelIdentity | None = None,
+    assessment: Assessment | None = None,
 ) -> list[str]:
     """Return what is wrong with `objects`, the results of one study; empty if all may leave.
 
@@ -69,6 +75,8 @@ def check_objects(
         is none: then each instance is an image.
     model
         Who is meant to speak; where it is given, the objects have to say so.
+    assessment
+        What is meant to be said, with the masks on the grid of `volume`.
     """
     if not objects or not sources:
         return ["there are no objects or no source instances to check them against"]
@@ -77,6 +85,7 @@ def check_objects(
         images = [SourceImage(header) for header in source.headers]
         if volume is not None:
             images = source_images(volume)
+            assessment = assessment and on_images(assessment, volume)
     except ValueError as error:
         return [f"source: {error}"]
     problems = list(check_sources(source.headers))
@@ -95,7 +104,15 @@ def check_objects(
         siblings = [other for other in objects if other is not made]
         found: dict[str, None] = {}
         try:
-            for problem in _check(made, source, images, siblings, volume=volume, model=model):
+            for problem in _check(
+                made,
+                source,
+                images,
+                siblings,
+                volume=volume,
+                model=model,
+                assessment=assessment,
+            ):
                 found[problem] = None
         except MALFORMED as error:
             found[f"cannot be checked ({error!r}); write it again"] = None
@@ -108,6 +125,9 @@ def _check_uids(objects: Sequence[Dataset], headers: Sequence[Dataset]) -> Itera
     uids = [made.get("SOPInstanceUID") for made in objects]
     if len(set(uids)) < len(uids) or {header.SOPInstanceUID for header in headers} & set(uids):
         yield "objects: SOPInstanceUID is not unique; give each object its own"
+    series = {(made.get("SeriesInstanceUID"), made.get("Modality")) for made in objects}
+    if len({uid for uid, _ in series}) < len(series):
+        yield "objects: SeriesInstanceUID is one for two modalities; give each a series of its own"
 
 
 def _check(
@@ -118,13 +138,23 @@ def _check(
     *,
     volume: Volume | None,
     model: ModelIdentity | None,
+    assessment: Assessment | None,
 ) -> Iterator[str]:
     yield from check_values(made, source.headers[0])
     yield from check_required(made)
     yield from check_object(made, MODALITIES[made.SOPClassUID], source)
+    if "ContentSequence" in made:
+        yield from check_content(made)
+    if "SamplesPerPixel" in made:
+        yield from check_pixels(made)
     yield from BY_CLASS[made.SOPClassUID](made, source.headers, images, siblings)
     if volume is not None:
         yield from check_completeness(made, volume)
+    if assessment is not None:
+        if made.SOPClassUID in WITH_FINDINGS:
+            yield from check_findings(made, assessment.record)
+        if volume is not None and made.Modality == "SEG":
+            yield from check_outlines(made, assessment, images)
     if model is not None:
         yield from check_speaker(made, model)
         if model.demonstration and made.SOPClassUID == Comprehensive3DSRStorage:

@@ -3,14 +3,14 @@
 A problem never quotes what identifies a patient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from inference.assessment import ModelIdentity
 from inference.volume import Volume
-from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT
+from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT, referenced_request
 from sr_writer.identifiers import device_uid
 from sr_writer.source_conformance import Sources
 
@@ -82,14 +82,30 @@ def _check_identity(made: Dataset, sources: Sources) -> Iterator[str]:
             _same(made, other, keyword) for other in sources.others
         ):
             yield f"{keyword} is not the source's; copy it from the source, never from elsewhere"
+    orders = made.get("ReferencedRequestSequence")
+    if orders is not None and not any(
+        _plain(orders) == _plain(referenced_request(each)) for each in (header, *sources.others)
+    ):
+        yield "ReferencedRequestSequence is not the source's order; copy it from the source"
     if made.get("SeriesInstanceUID") == header.SeriesInstanceUID:
         yield "SeriesInstanceUID is the source's; results need a series of their own"
 
 
 def _same(made: Dataset, header: Dataset, keyword: str) -> bool:
     if keyword.endswith("Sequence"):
-        return bool(made.get(keyword) == header.get(keyword))
+        return _plain(made.get(keyword, [])) == _plain(header.get(keyword, []))
     return str(made.get(keyword) or "") == str(header.get(keyword) or "")
+
+
+def _plain(items: Sequence[Dataset]) -> list[dict[int, object]]:
+    """Return what items say; that nothing is said may be written in more than one way."""
+    return [
+        {
+            element.tag: _plain(element.value) if element.VR == "SQ" else str(element.value or "")
+            for element in item
+        }
+        for item in items
+    ]
 
 
 def _check_equipment(made: Dataset) -> Iterator[str]:
