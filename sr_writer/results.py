@@ -28,6 +28,7 @@ from pydicom.uid import (
 from inference.assessment import Assessment
 from inference.volume import Volume
 from sr_writer.key_images import draw_key_images
+from sr_writer.parametric_map import write_parametric_maps
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.secondary_capture import write_secondary_captures
@@ -143,6 +144,9 @@ def _results(
     if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
         segmentation = write_segmentation(assessment, volume, provenance, form=form)
         yield Result(Kind.SEGMENTATION, segmentation)
+    if Kind.PARAMETRIC_MAP in kinds and volume is not None:
+        for made in write_parametric_maps(assessment, volume, provenance):
+            yield Result(Kind.PARAMETRIC_MAP, made)
     if Kind.SECONDARY_CAPTURE in kinds and volume is not None:
         pictures = draw_key_images(assessment, volume)
         for capture in write_secondary_captures(pictures, volume, model, provenance):
