@@ -7,12 +7,14 @@ one clean, decoded copy of what the writers need; everything else works on that.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import cache
 
 from highdicom import ContributingEquipment
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sr.codedict import codes
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
@@ -278,9 +280,10 @@ def _local(moment: datetime, header: Dataset) -> datetime:
 def _copy(source: Dataset, keywords: Iterable[str]) -> Dataset:
     copied = Dataset()
     for keyword in keywords:
-        if keyword in source:
+        tag, _ = _tag_and_vr(keyword)
+        if tag in source:
             try:
-                _set(copied, keyword, _decoded(source[keyword]))
+                _set(copied, keyword, _decoded(source[tag]))
             except ValueError:  # a number that is none says no more than a missing one
                 continue
     return copied
@@ -307,10 +310,15 @@ def _decoded_item(item: Dataset) -> Dataset:
 
 def _set(dataset: Dataset, keyword: str, value: object) -> None:
     """Set an attribute as it is, valid or not: what the source says is copied, never corrected."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise ValueError(f"{keyword} is not in the data dictionary")
-    vr = dictionary_VR(tag)
+    tag, vr = _tag_and_vr(keyword)
     if vr == "SQ" and value is None:
         value = []
     dataset.add(DataElement(tag, vr, value, validation_mode=config.IGNORE))
+
+
+@cache
+def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise ValueError(f"{keyword} is not in the data dictionary")
+    return BaseTag(tag), dictionary_VR(tag)
