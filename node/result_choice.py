@@ -116,7 +116,11 @@ def _is_among(form: Form, taken: Collection[str]) -> bool:
 
 
 def _can_be_sent(form: Form, accepted: Collection[str], sent: Collection[str]) -> bool:
-    return all(one.sop_class in accepted and set(one.refers_to) <= set(sent) for one in form)
+    return _is_resolved(form, sent) and all(one.sop_class in accepted for one in form)
+
+
+def _is_resolved(form: Form, sent: Collection[str]) -> bool:
+    return all(set(one.refers_to) <= set(sent) for one in form)
 
 
 def _outcome(
@@ -128,10 +132,11 @@ def _outcome(
     sent = next((one for one in (kind, FALLBACKS.get(kind)) if one in chosen), None)
     better = forms[kind]
     if sent is kind:
-        better = better[: better.index(chosen[kind])]
+        better = [form for form in better if form[0].rank < chosen[kind][0].rank]
     elif sent is None and kind in FALLBACKS:
         better = better + forms[FALLBACKS[kind]]
-    classes = [one.sop_class for form in better for one in form]
+    uids = {one.instance_uid for form in chosen.values() for one in form}
+    classes = [one.sop_class for form in better if _is_resolved(form, uids) for one in form]
     lacking = [class_name(one) for one in dict.fromkeys(classes) if one not in accepted]
     reason = f"does not accept {', '.join(lacking)}" if lacking else ""
     if sent is not kind and not reason:

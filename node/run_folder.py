@@ -26,6 +26,8 @@ _RESULTS = "results.json"
 _ASSESSMENT = "assessment.json"
 _ON_IMAGES = "on_images.json"
 _MASKS = "masks.npz"
+_QUARANTINE = "quarantine"
+_REASONS = "reasons.txt"
 
 
 class ResultFile(BaseModel):
@@ -166,6 +168,31 @@ class RunFolder:
             if result.kind is Kind.REPORT
         }
 
+    def quarantine(self, reasons: Sequence[str]) -> None:
+        """Put all objects aside, with the reasons; none of them is listed, or sent, any more.
+
+        May be repeated where a crash cut it off: the reasons are there first, and the list of the
+        objects goes before they do.
+        """
+        aside = self.path / _QUARANTINE
+        aside.mkdir(exist_ok=True)
+        replace_durably(aside / _REASONS, "".join(f"{reason}\n" for reason in reasons).encode())
+        if (self.path / _RESULTS).exists():
+            (self.path / _RESULTS).rename(aside / _RESULTS)
+            fsync_folder(self.path)
+        for result in RunFolder(aside).results():
+            if (self.path / result.name).exists():
+                (self.path / result.name).rename(aside / result.name)
+        fsync_folder(aside)
+        fsync_folder(self.path)
+
+    def quarantine_reasons(self) -> tuple[str, ...]:
+        """Why the run's objects are kept aside; empty where they are not."""
+        try:
+            return tuple((self.path / _QUARANTINE / _REASONS).read_text("utf-8").splitlines())
+        except FileNotFoundError:
+            return ()
+
     def save_pictures(self, pictures: Sequence[tuple[int, bytes]]) -> None:
         """Keep PNG pictures of key slices, named by slice index."""
         for index, png in pictures:
@@ -178,7 +205,9 @@ class RunFolder:
     def clear(self) -> None:
         """Drop what the run has made, so that it is made anew; what it is about stays."""
         for path in self.path.glob("*"):
-            if path.name != _INSTANCES:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _INSTANCES:
                 path.unlink()
 
     def remove(self) -> None:

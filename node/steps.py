@@ -251,16 +251,20 @@ def _report_form(run: Run, asked: SegmentationForm, results: Sequence[Result]) -
 
 
 def check(bench: Workbench, run: Run, series: str) -> None:
-    """The gate: nothing leaves that contradicts its source or the standard."""
+    """The gate: what contradicts its source or the standard is put aside, and the run fails."""
     folder = bench.folder(run.id)
     assembled = bench.series(run, series)
-    problems = check_objects(
+    problems = folder.quarantine_reasons() or check_objects(
         folder.objects(), assembled.headers, assembled.volume, model=folder.record().model
     )
     if problems:
+        folder.quarantine(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
+        aside = f"runs/{run.id}/quarantine"
+        log.error("results.quarantined", run=run.id, problems=len(problems), folder=aside)
         raise RunFailedError(
-            f"held back, not sent: {'; '.join(problems)}",
-            f"report this as a defect of Overread; the objects are in runs/{run.id}",
+            f"held back, not sent: {count}: {problems[0]}",
+            f"report this as a defect of Overread, with {aside}/reasons.txt",
         )
 
 

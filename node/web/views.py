@@ -57,6 +57,7 @@ class RunView:
     report: Text | None
     pictures: tuple[Picture, ...]
     objects: tuple[ObjectFile, ...]
+    quarantined: tuple[str, ...]  # why its objects were held back
     damaged: bool  # something is there that cannot be read
 
 
@@ -74,6 +75,7 @@ def view_of(run: RunRow, folder: RunFolder) -> RunView:
             for path in folder.pictures()
         ),
         objects=objects,
+        quarantined=folder.quarantine_reasons(),
         damaged=(record is None and folder.has_assessment())
         or len(objects) < len(folder.object_paths()),
     )

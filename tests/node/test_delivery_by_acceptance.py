@@ -184,8 +184,7 @@ def test_what_is_replaced_is_delivered_and_recorded(node, pacs):
     assert sent.state is DeliveryState.DELIVERED
     assert sent.note == (
         "segmentation: secondary capture instead: does not accept Segmentation Storage; "
-        "report: text report instead: does not accept Comprehensive 3D SR Storage, "
-        "Comprehensive SR Storage"
+        "report: text report instead: does not accept Comprehensive SR Storage"
     )
 
 

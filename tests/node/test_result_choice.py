@@ -123,6 +123,22 @@ def test_the_best_form_that_is_accepted_is_sent(accepted, uids, missing, degrade
     assert [one.text for one in choice.degraded] == degraded
 
 
+def test_a_report_without_the_segmentation_that_is_not_sent_is_no_lesser_form():
+    """Here all that refer to the SEG come first, as they are written."""
+    reports = tuple(
+        result(Kind.REPORT, sop_class, rank=3 * (not refers_to) + place, refers_to=refers_to)
+        for refers_to in (("segmentation0",), ())
+        for place, sop_class in enumerate(REPORT_CLASSES)
+    )
+    choice = choose((*RESULTS[:2], *reports), {SC, SR3D}, KINDS, LANGUAGES)
+    assert sent(choice) == ["secondary_capture0", "report3"]
+    assert {one.kind: one.reason for one in choice.outcomes}[Kind.REPORT] == ""
+    choice = choose((*RESULTS[:2], *reports), {SC, SR}, KINDS, LANGUAGES)
+    assert {one.kind: one.reason for one in choice.outcomes}[Kind.REPORT] == (
+        f"does not accept {SR3D}"
+    )
+
+
 @pytest.mark.parametrize("asked", list(subsets(KINDS)), ids=lambda kinds: "+".join(kinds) or "none")
 def test_whatever_is_accepted_and_asked_for_the_choice_keeps_its_promises(asked):
     for accepted, languages in product(subsets(sorted(ALL)), subsets(LANGUAGES)):

@@ -89,6 +89,19 @@ def test_a_delivery_that_waits_shows_its_error_remedy_and_next_attempt(catalogue
     assert delivery.next_attempt_at is not None
 
 
+def test_a_delivery_in_a_lesser_form_is_delivered_and_says_so(catalogue):
+    receive(catalogue, STUDY)
+    open_run(catalogue, STUDY, RUN, RunState.DELIVERED, outcome="absent")
+    note = "segmentation: secondary capture instead: does not accept Segmentation Storage"
+    deliver(catalogue, RUN, DeliveryState.DELIVERED, note=note)
+    stands = row(catalogue)
+    assert (stands.state, stands.error) == ("delivered", "")
+    assert stands.notes == (f"pacs gets {note}",)
+    console = Console(width=250, file=StringIO())
+    console.print(as_table([stands]))
+    assert "pacs gets segmentation: secondary capture instead" in console.file.getvalue()
+
+
 @pytest.mark.parametrize("state", [DeliveryState.DELIVERED, DeliveryState.GIVEN_UP])
 def test_a_delivery_that_is_over_has_no_next_attempt(catalogue, state):
     receive(catalogue, STUDY)

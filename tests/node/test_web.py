@@ -180,6 +180,25 @@ def test_a_delivery_that_waits_shows_its_error_and_what_to_do(client, catalogue)
     assert "Error: no answer What to do: start the peer" in page
 
 
+def test_what_a_peer_got_in_the_place_of_something_is_shown(client, catalogue):
+    receive(catalogue, STUDY)
+    open_run(catalogue, STUDY, RUN, RunState.DELIVERED)
+    deliver(catalogue, RUN, DeliveryState.DELIVERED, note="report: text report instead: ...")
+    assert "Lesser forms: report: text report instead" in text(client.get(f"/studies/{STUDY}"))
+
+
+def test_objects_in_quarantine_are_not_served_and_the_page_says_why(
+    client, settings, catalogue, delivered
+):
+    folder = RunFolder(settings.runs_dir / RUN)
+    folder.quarantine(["SR: PatientID is not the source's", "SEG: <b>broken"])
+    page = client.get(f"/studies/{STUDY}")
+    assert f"never to be, runs/{RUN}/quarantine: SR: PatientID is not the source's" in text(page)
+    assert "SEG: <b>broken" in text(page)
+    assert "Objects written" not in page.text
+    assert client.get(f"/runs/{RUN}/objects/report.dcm").status_code == 404
+
+
 def test_an_abstention_says_why(client, settings, catalogue):
     receive(catalogue, STUDY)
     open_run(catalogue, STUDY, RUN, RunState.DELIVERED)

@@ -1,0 +1,69 @@
+"""What is written agrees with what is announced of it: classes, ranks, kinds and languages."""
+
+import pytest
+
+from sr_writer.encoding import transfer_syntaxes
+from sr_writer.results import FALLBACKS, LANGUAGES, SOP_CLASSES, Kind, with_fallbacks, write_results
+from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
+from tests.sr_writer.series import PROVENANCE, absent, make_volume, mixed, on_slices, present
+
+MOST_CONTEXTS = 128  # PS3.8 Section 9.3.2.2
+
+
+def written(assess, *, kinds=tuple(Kind), languages=LANGUAGES, form=SegmentationForm.BINARY):
+    volume = make_volume()
+    return write_results(
+        assess(volume),
+        volume.sources,
+        volume,
+        PROVENANCE,
+        predecessors={},
+        kinds=kinds,
+        languages=languages,
+        form=form,
+    )
+
+
+@pytest.mark.parametrize("form", SegmentationForm)
+@pytest.mark.parametrize("assess", [present, absent, mixed, on_slices])
+def test_each_kind_is_written_in_its_classes_in_the_order_of_its_ranks(assess, form):
+    results = written(assess, form=form)
+    assert results
+    for kind in {result.kind for result in results}:
+        of_kind = sorted((one for one in results if one.kind is kind), key=lambda one: one.rank)
+        classes = list(dict.fromkeys(one.dataset.SOPClassUID for one in of_kind))
+        places = [SOP_CLASSES[kind].index(one) for one in classes]
+        assert places == sorted(places)
+        if kind is Kind.SEGMENTATION:
+            has_labels = form is SegmentationForm.LABELMAP
+            assert (classes == [LABEL_MAP_SEGMENTATION_STORAGE]) == has_labels
+        else:
+            assert places[0] == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.REPORT])
+def test_only_what_is_asked_for_is_written(kind):
+    assert {one.kind for one in written(mixed, kinds=[kind])} <= {kind}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_documents_in_one_language_are_written_in_those_asked_for(language):
+    assert {one.language for one in written(mixed, languages=[language])} <= {"", language}
+
+
+def test_what_may_have_to_stand_in_is_written_too():
+    assert with_fallbacks([Kind.REPORT]) == {Kind.REPORT, Kind.TEXT_REPORT}
+    assert with_fallbacks(Kind) == set(Kind)
+    assert not set(FALLBACKS) & set(FALLBACKS.values())  # nothing stands in for what stands in
+
+
+def test_the_same_assessment_writes_the_same_instances():
+    once, again = (written(mixed) for _ in range(2))
+    assert [one.dataset.SOPInstanceUID for one in once] == [
+        one.dataset.SOPInstanceUID for one in again
+    ]
+
+
+def test_all_that_may_be_proposed_fits_into_one_association():
+    classes = {sop_class for kind in Kind for sop_class in SOP_CLASSES[kind]}
+    assert sum(len(transfer_syntaxes(one)) for one in classes) <= MOST_CONTEXTS
