@@ -47,8 +47,8 @@ def write_parametric_maps(
     """Write a map for each segment that has probabilities, one series of them, by segment number.
 
     A frame has the position of one source image, and orientation, pixel spacing and matrix are
-    those of all; images on which nothing is probable are left out. Which segment a map is of, its
-    Quantity Definition says: what was looked for, where, and the segment's tracking identifiers.
+    those of all; images beyond the last on which anything is probable are left out. The Quantity
+    Definition says which segment it is: what was looked for, where, and its tracking identifiers.
 
     Raises
     ------
@@ -72,7 +72,9 @@ def _map(
     model: ModelIdentity,
     provenance: Provenance,
 ) -> Dataset:
-    shown = [index for index in np.argsort(depths_of(images)) if probabilities[index].any()]
+    order = np.argsort(depths_of(images))
+    probable = np.flatnonzero(probabilities.any(axis=(1, 2))[order])
+    shown = order[probable[0] : probable[-1] + 1]  # no gap: a viewer makes a volume of the frames
     drawn_on = [images[index] for index in shown]
     made = _template(segment, images, drawn_on[0], model, provenance)
     (pattern,) = made.PerFrameFunctionalGroupsSequence

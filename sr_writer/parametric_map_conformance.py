@@ -56,8 +56,8 @@ def _check_values(values: Values) -> Iterator[str]:
     for index, plane in enumerate(values, 1):
         if not ((plane >= 0) & (plane <= 1)).all():
             yield f"frame {index} has a value that is no probability; write 0 to 1"
-        elif not plane.any():
-            yield f"frame {index} shows nothing; leave it out"
+    if not (values[0].any() and values[-1].any()):
+        yield "FloatPixelData begins or ends with a frame that shows nothing; leave it out"
 
 
 def _check_mapping(made: Dataset) -> Generator[str, None, str]:

@@ -81,19 +81,22 @@ def test_each_pixel_has_the_probability_of_its_place_in_the_patient(
         assert np.abs(plane - probability(points)).max() <= STEP
 
 
-def test_images_on_which_nothing_is_probable_are_left_out():
+def test_the_frames_are_those_images_between_the_last_on_which_anything_is_probable():
     volume = make_volume()
-    made, _ = written(volume)
-    assert all(plane.any() for plane, _ in planes(made))
-    positions = {
-        tuple(frame.PlanePositionSequence[0].ImagePositionPatient)
-        for frame in made.PerFrameFunctionalGroupsSequence
+    assessment = probable(volume)
+    assessment.probabilities[1][:2] = 0
+    assessment.probabilities[1][2, 0, 0] = 1
+    (made,) = write_parametric_maps(assessment, volume, PROVENANCE)
+    shown = [frame.PlanePositionSequence[0] for frame in made.PerFrameFunctionalGroupsSequence]
+    last = int(np.flatnonzero(assessment.probabilities[1].any(axis=(1, 2)))[-1])
+    assert 2 < last < len(volume.sources) - 1
+    assert {tuple(each.ImagePositionPatient) for each in shown} == {
+        tuple(source.ImagePositionPatient) for source in volume.sources[2 : last + 1]
     }
-    for source in volume.sources:
-        there = probability(
-            np.array(source.ImagePositionPatient, float) * [0, 0, 1] + LESION_AT * [1, 1, 0]
-        )
-        assert (tuple(source.ImagePositionPatient) in positions) == (round(255 * there) > 0)
+    assert any(not plane.any() for plane, _ in planes(made))
+    segmentation = write_segmentation(assessment, volume, PROVENANCE)
+    assert not check_objects([made, segmentation], instances_of(volume), volume, model=MODEL)
+    assert hd.Image.from_dataset(made).get_volume() is not None
 
 
 def test_highdicom_reads_the_same_values_at_the_same_places(tmp_path):
