@@ -254,8 +254,13 @@ def check(bench: Workbench, run: Run, series: str) -> None:
     """The gate: what contradicts its source or the standard is put aside, and the run fails."""
     folder = bench.folder(run.id)
     assembled = bench.series(run, series)
+    assessment = folder.assessment()
     problems = folder.quarantine_reasons() or check_objects(
-        folder.objects(), assembled.headers, assembled.volume, model=folder.record().model
+        folder.objects(),
+        assembled.headers,
+        assembled.volume,
+        model=assessment.record.model,
+        assessment=assessment,
     )
     if problems:
         folder.quarantine(problems)

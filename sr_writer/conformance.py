@@ -22,7 +22,12 @@ from sr_writer.content_conformance import check_content
 from sr_writer.content_items import walk
 from sr_writer.image_conformance import check_pixels
 from sr_writer.iod_conformance import check_required
-from sr_writer.object_conformance import check_completeness, check_object, check_speaker
+from sr_writer.object_conformance import (
+    check_completeness,
+    check_identity,
+    check_object,
+    check_speaker,
+)
 from sr_writer.picture_conformance import check_capture
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
@@ -94,30 +99,48 @@ def check_objects(
     except MALFORMED as error:
         problems.append(f"source: cannot be checked ({error!r}); have it resent")
     problems += _check_uids(objects, source.headers)
+
+    def check(made: Dataset) -> Iterator[str]:
+        siblings = [other for other in objects if other is not made]
+        yield from _check_alone(made, source.headers[0])
+        yield from check_identity(made, source)
+        yield from BY_CLASS[made.SOPClassUID](made, source.headers, images, siblings)
+        if volume is not None:
+            yield from check_completeness(made, volume)
+        if assessment is not None:
+            yield from _check_said(made, assessment, images if volume is not None else None)
+        if model is not None:
+            yield from check_speaker(made, model)
+            yield from _check_demonstration(made, model)
+
+    return [*problems, *_problems(objects, check)]
+
+
+def check_without_source(objects: Sequence[Dataset]) -> list[str]:
+    """Return what is wrong with results by themselves, where there is no source to compare with.
+
+    Whose they are, what they refer to and where they lie is not looked at.
+    """
+    problems = list(_check_uids(objects, []))
+    return [*problems, *_problems(objects, lambda made: _check_alone(made, Dataset()))]
+
+
+def _problems(
+    objects: Sequence[Dataset], check: Callable[[Dataset], Iterator[str]]
+) -> Iterator[str]:
+    """Yield what `check` says of each object, each once; what is malformed cannot be checked."""
     for made in objects:
         kind = MODALITIES.get(made.get("SOPClassUID"))
         if kind is None:
-            problems.append(
-                f"object of SOP class {made.get('SOPClassUID')}: no rules to check it by"
-            )
+            yield f"object of SOP class {made.get('SOPClassUID')}: no rules to check it by"
             continue
-        siblings = [other for other in objects if other is not made]
         found: dict[str, None] = {}
         try:
-            for problem in _check(
-                made,
-                source,
-                images,
-                siblings,
-                volume=volume,
-                model=model,
-                assessment=assessment,
-            ):
+            for problem in check(made):
                 found[problem] = None
         except MALFORMED as error:
             found[f"cannot be checked ({error!r}); write it again"] = None
-        problems += [f"{kind}: {problem}" for problem in found]
-    return problems
+        yield from (f"{kind}: {problem}" for problem in found)
 
 
 def _check_uids(objects: Sequence[Dataset], headers: Sequence[Dataset]) -> Iterator[str]:
@@ -130,34 +153,28 @@ def _check_uids(objects: Sequence[Dataset], headers: Sequence[Dataset]) -> Itera
         yield "objects: SeriesInstanceUID is one for two modalities; give each a series of its own"
 
 
-def _check(
-    made: Dataset,
-    source: Sources,
-    images: Sequence[SourceImage],
-    siblings: Sequence[Dataset],
-    *,
-    volume: Volume | None,
-    model: ModelIdentity | None,
-    assessment: Assessment | None,
-) -> Iterator[str]:
-    yield from check_values(made, source.headers[0])
+def _check_alone(made: Dataset, header: Dataset) -> Iterator[str]:
+    """Yield what is wrong with an object by itself; `header` is the source's, empty without one."""
+    yield from check_values(made, header)
     yield from check_required(made)
-    yield from check_object(made, MODALITIES[made.SOPClassUID], source)
+    yield from check_object(made, MODALITIES[made.SOPClassUID])
     if "ContentSequence" in made:
         yield from check_content(made)
     if "SamplesPerPixel" in made:
         yield from check_pixels(made)
-    yield from BY_CLASS[made.SOPClassUID](made, source.headers, images, siblings)
-    if volume is not None:
-        yield from check_completeness(made, volume)
-    if assessment is not None:
-        if made.SOPClassUID in WITH_FINDINGS:
-            yield from check_findings(made, assessment.record)
-        if volume is not None and made.Modality == "SEG":
-            yield from check_outlines(made, assessment, images)
-    if model is not None:
-        yield from check_speaker(made, model)
-        if model.demonstration and made.SOPClassUID == Comprehensive3DSRStorage:
-            said = {item.get("TextValue") for item in walk(made)}
-            if not {DEMONSTRATION.en, DEMONSTRATION.zh} <= said:
-                yield "TextValue nowhere says that the model is a demonstration; write it"
+
+
+def _check_said(
+    made: Dataset, assessment: Assessment, images: Sequence[SourceImage] | None
+) -> Iterator[str]:
+    if made.SOPClassUID in WITH_FINDINGS:
+        yield from check_findings(made, assessment.record)
+    if images is not None and made.Modality == "SEG":
+        yield from check_outlines(made, assessment, images)
+
+
+def _check_demonstration(made: Dataset, model: ModelIdentity) -> Iterator[str]:
+    if model.demonstration and made.SOPClassUID in WITH_FINDINGS:
+        said = {item.get("TextValue") for item in walk(made)}
+        if not {DEMONSTRATION.en, DEMONSTRATION.zh} <= said:
+            yield "TextValue nowhere says that the model is a demonstration; write it"

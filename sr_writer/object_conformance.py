@@ -35,15 +35,14 @@ IDENTITY = ("StudyInstanceUID", *ALWAYS_PRESENT, *COPIED_IF_PRESENT)
 EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceUID")
 
 
-def check_object(made: Dataset, modality: str, sources: Sources) -> Iterator[str]:
-    """Yield what is wrong with an object, whatever it is."""
+def check_object(made: Dataset, modality: str) -> Iterator[str]:
+    """Yield where an object does not say what it is, and what made it."""
     for keyword in NEVER_EMPTY:
         if made.get(keyword) in (None, "", []):
             yield f"lacks {keyword}, which must have a value; write it"
     if made.get("Modality") != modality:
         yield f"Modality is {made.get('Modality')}; {modality} belongs there"
     yield from _check_file_meta(made)
-    yield from _check_identity(made, sources)
     yield from _check_equipment(made)
 
 
@@ -74,7 +73,7 @@ def _check_file_meta(made: Dataset) -> Iterator[str]:
             yield f"lacks {keyword}; write the file meta again"
 
 
-def _check_identity(made: Dataset, sources: Sources) -> Iterator[str]:
+def check_identity(made: Dataset, sources: Sources) -> Iterator[str]:
     """Yield what differs from the source; where its instances disagree, from every one of them."""
     header = sources.headers[0]
     for keyword in IDENTITY:
