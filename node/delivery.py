@@ -101,7 +101,7 @@ def _offer(bench: Workbench, delivery: Delivery, taken: Callable[[Answer], None]
     kinds = with_fallbacks(peer.objects)
     results = [one for one in folder.results() if one.kind in kinds]
     has = bench.catalogue.taken_objects(delivery)
-    contexts = proposed_contexts(one.sop_class for one in results)
+    contexts = proposed_contexts((one.sop_class for one in results), deflated=peer.deflated)
     if not contexts:
         return _Offer(choose([], (), peer.objects, peer.languages), [])
     with associated(peer, bench.settings.node.ae_title, contexts) as association:

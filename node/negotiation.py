@@ -9,12 +9,15 @@ from pynetdicom.presentation import PresentationContext
 from sr_writer.encoding import transfer_syntaxes
 
 
-def proposed_contexts(sop_classes: Iterable[str]) -> list[PresentationContext]:
+def proposed_contexts(
+    sop_classes: Iterable[str], *, deflated: bool = True
+) -> list[PresentationContext]:
     """A context for each SOP class and transfer syntax, so that each is accepted on its own."""
     return [
         build_context(sop_class, syntax)
         for sop_class in dict.fromkeys(sop_classes)
         for syntax in transfer_syntaxes(UID(sop_class))
+        if deflated or not syntax.is_deflated
     ]
 
 

@@ -241,7 +241,7 @@ def _acceptance(
 ) -> Iterator[Result]:
     """What the peer would be sent of each kind that it is configured for."""
     results = list(_expected(peer, forms))
-    contexts = proposed_contexts(result.sop_class for result in results)
+    contexts = proposed_contexts((one.sop_class for one in results), deflated=peer.deflated)
     try:
         accepted = accepted_contexts(peer, settings.node.ae_title, contexts)
     except PeerError as error:

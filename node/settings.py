@@ -143,6 +143,7 @@ class Peer(_Section):
         default=("en", "zh"), min_length=1, description="of documents in one language"
     )
     charset: Literal["utf-8", "gb18030"] = "utf-8"
+    deflated: bool = Field(default=True, description="whether masks go deflated where it can be")
 
     @field_validator("objects", "languages")
     @classmethod

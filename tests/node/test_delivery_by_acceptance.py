@@ -1,32 +1,26 @@
 """What a peer gets follows what it accepts, over real associations: once, and never in silence."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from pydicom import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
-    DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
+from pydicom.uid import DeflatedExplicitVRLittleEndian as DEFLATED
 from pynetdicom import AE, evt
 
 from node import delivery
-from node.catalogue import Catalogue, Received
-from node.settings import load_settings
-from node.spool import InstanceKey
-from node.steps import Workbench
-from node.tables import DeliveryState, RunState
+from node.tables import DeliveryState
 from sr_writer.results import Kind, Result
-from tests.node.configuration import free_ports, write_config
+from tests.node.checked_runs import RUN, checked_run, deliver
+from tests.node.configuration import free_ports
 
-RUN = "0123456789abcdef0123456789abcdef"
 NATIVE = [ExplicitVRLittleEndian]
 EVERY_CLASS = (
     SegmentationStorage,
@@ -118,46 +112,12 @@ def node(tmp_path, pacs):
     opened = []
 
     def start(*lines, results=RESULTS):
-        config = write_config(tmp_path, pacs_port=pacs.port)
-        config.write_text(
-            config.read_text().replace("[[routes]]", "\n".join((*lines, "[[routes]]")))
-        )
-        settings = load_settings(config)
-        bench = Workbench(settings, Catalogue(settings.database_url))
-        now = datetime.now(UTC)
-        key = InstanceKey("1.2", "1.2.3", "1.2.3.4")
-        bench.catalogue.add_received([Received(key, "1.2.840", "PACS", now, "", "CT", "", "1")])
-        run = {
-            "id": RUN,
-            "study_uid": "1.2",
-            "revision": "r",
-            "route": "head",
-            "opened_at": now,
-            "state": RunState.DELIVERING,
-            "outcome": "",
-            "error": "",
-            "remedy": "",
-            "supersedes": None,
-            "attempt": 0,
-        }
-        bench.catalogue.open_run(run, {"complete": now})
-        folder = bench.folder(RUN)
-        folder.path.mkdir(parents=True)
-        folder.save_results(results)
-        bench.catalogue.open_deliveries(RUN, ["pacs"], timedelta(0))
-        opened.append(bench)
-        return bench
+        opened.append(checked_run(tmp_path, pacs.port, *lines, results=results))
+        return opened[-1]
 
     yield start
     for bench in opened:
         bench.catalogue.close()
-
-
-def deliver(bench):
-    """One attempt; returns the delivery after it."""
-    delivery.attempt(bench, bench.catalogue.run(RUN).deliveries[0])
-    delivery.settle(bench, RUN)
-    return bench.catalogue.run(RUN).deliveries[0]
 
 
 def test_a_peer_that_accepts_all_gets_the_best_of_each_kind_once(node, pacs):
@@ -259,8 +219,8 @@ def test_a_class_that_is_refused_as_not_supported_counts_as_not_accepted(node, p
         ([ImplicitVRLittleEndian], ImplicitVRLittleEndian),
         ([ImplicitVRLittleEndian, ExplicitVRLittleEndian], ExplicitVRLittleEndian),
         (
-            [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian],
-            DeflatedExplicitVRLittleEndian,
+            [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DEFLATED],
+            DEFLATED,
         ),
     ],
     ids=["implicit", "explicit", "deflated"],
@@ -276,6 +236,13 @@ def test_each_peer_gets_its_encoding_of_the_same_content(node, pacs, accepted, u
     source = RESULTS[0].dataset
     assert got.TextValue == source.TextValue
     assert (got.PatientName, got.SOPInstanceUID) == (source.PatientName, source.SOPInstanceUID)
+
+
+def test_a_peer_whose_viewer_cannot_inflate_is_offered_native_masks_only(node, pacs):
+    bench = node('objects = ["segmentation"]', "deflated = false")
+    pacs.accept(SegmentationStorage, syntaxes=[ExplicitVRLittleEndian, DEFLATED])
+    assert deliver(bench).state is DeliveryState.DELIVERED
+    assert pacs.received[0].file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
 
 
 def test_a_delivery_leaves_no_file_behind(node, pacs):

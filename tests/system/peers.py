@@ -165,11 +165,12 @@ class Orthanc:
 class Storescp:
     """DCMTK's storescp as a PACS: a folder in which each instance is a file."""
 
-    def __init__(self, folder, port, ae_title="PACS"):
+    def __init__(self, folder, port, ae_title="PACS", options=()):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        command = ["/usr/bin/storescp", "-aet", ae_title, "--fork", *options]
         self._process = subprocess.Popen(
-            ["/usr/bin/storescp", "-aet", ae_title, "--fork", "-od", str(folder), str(port)],
+            [*command, "-od", str(folder), str(port)],
             env=ENVIRONMENT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
