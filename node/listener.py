@@ -7,6 +7,7 @@ association's own thread; a further thread tells the catalogue about what came, 
 import queue
 import shutil
 import signal
+import ssl
 import sys
 import threading
 from datetime import UTC, datetime
@@ -17,9 +18,11 @@ import structlog
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.admission import refusal
 from node.catalogue import Catalogue, Received
 from node.intake import (
     OUT_OF_RESOURCES,
@@ -29,15 +32,17 @@ from node.intake import (
     IntakeError,
 )
 from node.reception import Intaker
-from node.settings import Settings
+from node.settings import Settings, TLSSettings
 from node.spool import InstanceKey, Spool
 from node.store_request import COMMENT_LENGTH, StoreRequest
+from node.transport_security import CertificateError, names_of, server_context
 from node.upper_layer import MAXIMUM_PDU, listen
 
 log = structlog.get_logger()
 
 _CATALOGUE_INTERVAL = 0.2  # seconds between batches
 _CATALOGUE_BATCH = 1000
+_CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
 
 
 class Bookkeeper(threading.Thread):
@@ -111,6 +116,8 @@ class Listener:
             self._entity.start_server(where, block=False, evt_handlers=handlers)
         else:
             listen(self._entity, where, handlers, self._intaker.begin)
+        if self._settings.tls is not None:
+            self._listen_secured(self._settings.tls, handlers)
         self._bookkeeper.start()
         log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
 
@@ -121,8 +128,27 @@ class Listener:
         self._catalogue.close()
         log.info("listener.stopped")
 
+    def _listen_secured(self, tls: TLSSettings, handlers: list[evt.EventHandlerType]) -> None:
+        server_context(tls)  # so that a wrong certificate is told now, not to the first sender
+        where = (self._settings.node.host, tls.port)
+        listen(self._entity, where, handlers, self._intaker.begin, lambda: server_context(tls))
+
+    def _admit(self, event: evt.Event) -> None:
+        """Reject a request of a peer that is not who it says, or not where it should be."""
+        association, requestor = event.assoc, event.assoc.requestor
+        connection = getattr(association.dul.socket, "socket", None)
+        names = names_of(connection) if isinstance(connection, ssl.SSLSocket) else None
+        calling = str(cast("A_ASSOCIATE", requestor.primitive).calling_ae_title).strip()
+        reason = refusal(self._settings, calling, str(requestor.address), names)
+        if reason is not None:
+            requestor.ae_title = calling
+            association.acse.send_reject(*_CALLING_AE_TITLE_NOT_RECOGNIZED)
+            _log_rejected(event, reason)
+            association.kill()
+
     def _handlers(self) -> list[evt.EventHandlerType]:
         return [
+            (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_C_STORE, self.store),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
             (evt.EVT_REJECTED, _log_rejected),
@@ -162,11 +188,11 @@ def run_listener(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         listener.start()
-    except OSError as error:
+    except (OSError, CertificateError) as error:
         log.error(  # noqa: TRY400  # where in the code says nothing to an operator
             "listener.cannot_start",
-            reason=error.strerror,
-            remedy="run 'overread check': it says whether port or disk is at fault",
+            reason=getattr(error, "strerror", None) or str(error),
+            remedy="run 'overread check': it says whether port, disk or certificate is at fault",
         )
         sys.exit(1)
     stop.wait()
@@ -179,8 +205,6 @@ def _application_entity(settings: Settings) -> AE:
     entity.maximum_pdu_size = MAXIMUM_PDU
     entity.maximum_associations = node.max_associations
     entity.require_called_aet = True
-    if not node.accept_unknown_peers:
-        entity.require_calling_aet = [peer.ae_title for peer in settings.peers]
     entity.add_supported_context(Verification)
     for storage_class in STORAGE_CLASSES:
         entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
@@ -206,10 +230,11 @@ def _calling(event: evt.Event) -> str:
     return str(event.assoc.requestor.ae_title).strip()
 
 
-def _log_rejected(event: evt.Event) -> None:
+def _log_rejected(event: evt.Event, reason: str = "called AE title, or too many") -> None:
     request = event.assoc.requestor.primitive
     log.warning(
         "association.rejected",
+        reason=reason,
         calling=_calling(event),
         called=str(request.called_ae_title).strip() if request else "",
         address=event.assoc.requestor.address,

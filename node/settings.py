@@ -127,6 +127,15 @@ class WebSettings(_Section):
         return value
 
 
+class TLSSettings(_Section):
+    """What the node shows of itself over TLS, and whose certificates it believes; PEM files."""
+
+    port: Port = 2762  # PS3.8 Section 9.1.1
+    certificate: Path
+    key: Path
+    authorities: Path
+
+
 class Peer(_Section):
     """An application entity that may send to us, and that results may go to."""
 
@@ -134,6 +143,11 @@ class Peer(_Section):
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
+    addresses: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
+        default=(), description="from which it may send; empty: from any"
+    )
+    tls: bool = Field(default=False, description="both ways, by TLS only")
+    tls_name: str = Field(default="", description="that its certificate has to have")
     objects: tuple[Kind, ...] = Field(
         default=(Kind.SEGMENTATION, Kind.SECONDARY_CAPTURE, Kind.REPORT, Kind.TEXT_REPORT),
         min_length=1,
@@ -197,6 +211,7 @@ class Settings(BaseSettings):
     assembly: AssemblySettings = AssemblySettings()
     inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
+    tls: TLSSettings | None = None
     delivery: Delivery = Delivery()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -231,6 +246,15 @@ class Settings(BaseSettings):
                         f"routes.{route.name}.results_to: no peer is named '{destination}'; "
                         f"peers are: {', '.join(names)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _secured(self) -> Self:
+        for peer in self.peers:
+            if (peer.tls or peer.tls_name) and self.tls is None:
+                raise ValueError(f"peers.{peer.name}.tls: there is no [tls] section; add one")
+            if peer.tls_name and not peer.tls:
+                raise ValueError(f"peers.{peer.name}.tls_name: it does not speak TLS; set tls")
         return self
 
     @property

@@ -45,6 +45,7 @@ from node.store_request import (
     response,
     uid,
 )
+from node.transport_security import HANDSHAKE_SECONDS, CertificateError
 
 log = structlog.get_logger()
 
@@ -326,6 +327,19 @@ class Acceptor(RequestHandler):
 
     server: "AssociationListener"
 
+    def handle(self) -> None:
+        """Serve one connection; the handshake of TLS happens here, where none waits for it."""
+        context = self.server.secured_by
+        try:
+            connection = self._prepared(None if context is None else context())
+        except (OSError, CertificateError) as error:
+            reason = getattr(error, "reason", None) or str(error)
+            log.warning("connection.not_secured", reason=reason, address=self.client_address[0])
+            self.server.shutdown_request(self.request)
+            return
+        self.request = connection
+        super().handle()
+
     def _create_association(self) -> Association:
         association = Association(self.ae, MODE_ACCEPTOR)
         association._server = self.server
@@ -335,7 +349,7 @@ class Acceptor(RequestHandler):
         association.dul = WaitingUpperLayer(association, self.server.begin)
         association.dul.artim_timer.timeout = association.acse_timeout
         association.dul._idle_timer.timeout = association.network_timeout
-        association.set_socket(WaitingSocket(association, client_socket=self._prepared()))
+        association.set_socket(WaitingSocket(association, client_socket=self.request))
         acceptor, entity = association.acceptor, self.ae
         acceptor.maximum_length = entity.maximum_pdu_size
         acceptor.ae_title = self.server.ae_title
@@ -353,18 +367,18 @@ class Acceptor(RequestHandler):
                 association.bind(event, *cast("tuple[Callable[..., Any], list[Any]]", handlers))
         return association
 
-    def _prepared(self) -> socket.socket:
+    def _prepared(self, context: ssl.SSLContext | None) -> socket.socket:
         connection = cast("socket.socket", self.request)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        timeout = self.ae.network_timeout
-        if timeout is not None:
-            seconds, rest = divmod(timeout, 1)
-            connection.setsockopt(
-                socket.SOL_SOCKET,
-                socket.SO_RCVTIMEO,
-                struct.pack("ll", int(seconds), int(rest * 1e6)),
-            )
-        return connection
+        timeout = self.ae.network_timeout or NO_TIMEOUT
+        if context is None:
+            patience = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            return connection
+        connection.settimeout(HANDSHAKE_SECONDS)
+        secured = context.wrap_socket(connection, server_side=True)
+        secured.settimeout(timeout)
+        return secured
 
 
 class AssociationListener(ThreadedAssociationServer):
@@ -373,17 +387,35 @@ class AssociationListener(ThreadedAssociationServer):
     request_queue_size = BACKLOG
     daemon_threads = True
 
-    def __init__(self, *arguments: Any, begin: Begin, **keywords: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        begin: Begin,
+        secured_by: Callable[[], ssl.SSLContext] | None,
+        **keywords: Any,
+    ) -> None:
         self.begin = begin
+        self.secured_by = secured_by
         super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
 
 
 def listen(
-    entity: AE, address: tuple[str, int], handlers: list[evt.EventHandlerType], begin: Begin
+    entity: AE,
+    address: tuple[str, int],
+    handlers: list[evt.EventHandlerType],
+    begin: Begin,
+    secured_by: Callable[[], ssl.SSLContext] | None = None,
 ) -> None:
-    """Listen in a thread of its own until the entity is shut down; OSError if the port is taken."""
+    """Listen in a thread of its own until the entity is shut down; OSError if the port is taken.
+
+    Where connections are to be secured, `secured_by` gives the context for the next of them.
+    """
     server = entity.make_server(
-        address, evt_handlers=handlers, server_class=AssociationListener, begin=begin
+        address,
+        evt_handlers=handlers,
+        server_class=AssociationListener,
+        begin=begin,
+        secured_by=secured_by,
     )
     entity._servers.append(server)  # as `start_server` does, so that `shutdown` finds it
     threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()

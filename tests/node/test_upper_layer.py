@@ -236,7 +236,10 @@ def test_negotiation_changes_no_context_of_the_server(waiting, images):
     contexts = entity.supported_contexts
     before = deepcopy(contexts)
     server = entity.make_server(
-        ("127.0.0.1", 0), server_class=upper_layer.AssociationListener, begin=lambda _: None
+        ("127.0.0.1", 0),
+        server_class=upper_layer.AssociationListener,
+        begin=lambda _: None,
+        secured_by=None,
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     proposed = [build_context(CTImageStorage, ImplicitVRLittleEndian), build_context(Verification)]

@@ -1,0 +1,38 @@
+"""Who may open an association: AE title, address and certificate, by the configured peers."""
+
+import ipaddress
+from collections.abc import Sequence
+
+from node.settings import Peer, Settings
+
+
+def refusal(
+    settings: Settings, calling: str, address: str, names: frozenset[str] | None
+) -> str | None:
+    """Return why an association request is refused, None where it is let in.
+
+    `names` are those of the requestor's certificate, None where the connection has no TLS.
+    """
+    peers = [peer for peer in settings.peers if peer.ae_title == calling]
+    if not peers:
+        return None if settings.node.accept_unknown_peers else "its AE title is none of the peers'"
+    reasons = [_mismatch(peer, address, names) for peer in peers]
+    return None if None in reasons else reasons[0]
+
+
+def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> str | None:
+    if peer.addresses and not _is_within(address, peer.addresses):
+        return f"its address is not one of peer {peer.name}"
+    if peer.tls and names is None:
+        return f"peer {peer.name} speaks TLS, and this connection does not"
+    if peer.tls_name and peer.tls_name.lower() not in (names or ()):
+        return f"its certificate is not that of peer {peer.name}"
+    return None
+
+
+def _is_within(
+    address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = getattr(found, "ipv4_mapped", None)
+    return any((mapped or found) in network for network in networks)

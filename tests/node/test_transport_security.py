@@ -1,0 +1,206 @@
+"""Associations over TLS with DCMTK and pynetdicom as peers, and who is let in."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import trustme
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE, build_context
+
+from node.listener import Listener
+from node.settings import SettingsError, load_settings
+from node.transport_security import CertificateError
+from tests.node.configuration import free_ports, write_config
+from tests.node.test_listener import DCMTK, ENVIRONMENT, associate, spooled
+from tests.slices import grid_affine, write_slices
+
+AUTHORITY = trustme.CA()
+
+
+def certificate(folder, name, *, authority=AUTHORITY):
+    """The files (certificate, key) of somebody called `name`."""
+    issued = authority.issue_cert(name)
+    folder.mkdir(exist_ok=True)
+    chain, key = folder / f"{name}.crt", folder / f"{name}.key"
+    chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return chain, key
+
+
+def configure(folder, *, peer=""):
+    """A node with a TLS port; `peer` has further keys of the peer PACS."""
+    authorities = folder / "ca.crt"
+    AUTHORITY.cert_pem.write_to_path(authorities)
+    chain, key = certificate(folder, "node.hospital")
+    config = write_config(folder)
+    (port,) = free_ports(1)
+    text = config.read_text().replace('ae_title = "PACS"\n', f'ae_title = "PACS"\n{peer}\n')
+    text += f'\n[tls]\nport = {port}\ncertificate = "{chain}"\nkey = "{key}"\n'
+    config.write_text(text + f'authorities = "{authorities}"\n')
+    return config
+
+
+@pytest.fixture
+def listening(tmp_path):
+    """Starts a node; stops it at the end."""
+    started = []
+
+    def start(**keywords):
+        listener = Listener(load_settings(configure(tmp_path, **keywords)))
+        listener.start()
+        started.append(listener)
+        return listener._settings
+
+    yield start
+    for listener in started:
+        listener.stop()
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.arange(512 * 512, dtype=np.int16).reshape(1, 512, 512)
+    return write_slices(tmp_path / "scan", pixels, grid_affine())[0]
+
+
+def secured(settings, folder, name, *, authority=AUTHORITY):
+    """An association over TLS by somebody with a certificate on `name`."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    AUTHORITY.configure_trust(context)
+    context.load_cert_chain(*certificate(folder, name, authority=authority))
+    entity = AE(ae_title="PACS")
+    return entity.associate(
+        "127.0.0.1",
+        settings.tls.port,
+        contexts=[build_context(CTImageStorage)],
+        ae_title="OVERREAD",
+        tls_args=(context, "node.hospital"),
+    )
+
+
+def test_an_image_arrives_over_tls(listening, tmp_path, image):
+    settings = listening()
+    association = secured(settings, tmp_path, "pacs.hospital")
+    assert association.send_c_store(dcmread(image)).Status == 0
+    association.release()
+    assert dcmread(spooled(settings)[0]).PixelData == dcmread(image).PixelData
+
+
+@DCMTK
+def test_dcmtk_sends_over_tls_with_the_bcp_195_profile(listening, tmp_path, image):
+    settings = listening()
+    chain, key = certificate(tmp_path, "pacs.hospital")
+    done = subprocess.run(
+        [
+            "/usr/bin/storescu",
+            *("--enable-tls", key, chain, "--add-cert-file", tmp_path / "ca.crt"),
+            *("--profile-bcp195", "-aet", "PACS", "-aec", "OVERREAD"),
+            *("127.0.0.1", str(settings.tls.port), image),
+        ],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(spooled(settings)) == 1
+
+
+def test_a_certificate_of_another_authority_is_not_served(listening, tmp_path):
+    settings = listening()
+    stranger = secured(settings, tmp_path, "pacs.hospital", authority=trustme.CA())
+    assert not stranger.is_established
+
+
+def test_one_without_certificate_is_not_served(listening):
+    settings = listening()
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    AUTHORITY.configure_trust(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # then the handshake itself tells
+    plain = socket.create_connection(("127.0.0.1", settings.tls.port))
+    with pytest.raises(OSError, match=r"(?i)handshake failure|reset|certificate"):
+        context.wrap_socket(plain, server_hostname="node.hospital")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
+def test_tls_older_than_1_2_is_not_served(listening, tmp_path):
+    settings = listening()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    AUTHORITY.configure_trust(context)
+    context.load_cert_chain(*certificate(tmp_path, "pacs.hospital"))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    plain = socket.create_connection(("127.0.0.1", settings.tls.port))
+    with pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname="node.hospital")
+
+
+def test_one_silent_client_keeps_no_other_waiting(listening, tmp_path, image):
+    settings = listening()
+    silent = [socket.create_connection(("127.0.0.1", settings.tls.port)) for _ in range(5)]
+    started = time.monotonic()
+    association = secured(settings, tmp_path, "pacs.hospital")
+    assert association.is_established
+    assert time.monotonic() - started < 5  # the handshake of the silent is given 10 s
+    association.release()
+    for one in silent:
+        one.close()
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(listening, tmp_path):
+    settings = listening()
+
+    def serial():
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+        AUTHORITY.configure_trust(context)
+        context.load_cert_chain(*certificate(tmp_path, "pacs.hospital"))
+        plain = socket.create_connection(("127.0.0.1", settings.tls.port))
+        with context.wrap_socket(plain, server_hostname="node.hospital") as connection:
+            return connection.getpeercert()["serialNumber"]
+
+    before = serial()
+    assert serial() == before
+    renewed = certificate(tmp_path / "renewed", "node.hospital")
+    for new, old in zip(renewed, (settings.tls.certificate, settings.tls.key), strict=True):
+        shutil.copy(new, old)
+        os.utime(old, (time.time() + 5, time.time() + 5))
+    assert serial() != before
+
+
+def test_a_peer_that_speaks_tls_is_not_taken_for_one_that_does_not(listening, tmp_path):
+    settings = listening(peer='tls = true\ntls_name = "pacs.hospital"')
+    assert associate(settings).is_rejected
+    assert secured(settings, tmp_path, "ct.hospital").is_rejected
+    association = secured(settings, tmp_path, "pacs.hospital")
+    assert association.is_established
+    association.release()
+
+
+@pytest.mark.parametrize(("addresses", "is_let_in"), [("127.0.0.0/8", True), ("10.0.0.0/8", False)])
+def test_a_peer_is_let_in_from_its_addresses_only(listening, addresses, is_let_in):
+    association = associate(listening(peer=f'addresses = ["{addresses}"]'))
+    assert association.is_rejected is not is_let_in
+    if is_let_in:
+        association.release()
+
+
+def test_a_certificate_that_is_none_is_named_at_the_start(tmp_path):
+    config = configure(tmp_path)
+    (tmp_path / "node.hospital.crt").write_text("no certificate")
+    with pytest.raises(CertificateError, match=r"node\.hospital\.crt"):
+        Listener(load_settings(config)).start()
+
+
+@pytest.mark.parametrize("peer", ["tls = true", 'tls_name = "pacs"'])
+def test_tls_of_a_peer_needs_certificates_of_ours(tmp_path, peer):
+    config = configure(tmp_path, peer=peer)
+    text = config.read_text()
+    config.write_text(text[: text.index("[tls]")])
+    with pytest.raises(SettingsError, match=r"\[tls\]"):
+        load_settings(config)
