@@ -136,6 +136,18 @@ class Catalogue:
             if (series, instance) not in listed
         ]
 
+    def instances_called(self, uids: Sequence[str]) -> list[tuple[InstanceKey, str]]:
+        """Listed instances with one of these SOP Instance UIDs, each with its SOP Class UID."""
+        found = []
+        with self.session() as session:
+            for start in range(0, len(uids), 500):
+                query = select(Instance).where(Instance.uid.in_(uids[start : start + 500]))
+                found += [
+                    (InstanceKey(one.study_uid, one.series_uid, one.uid), one.sop_class_uid)
+                    for one in session.scalars(query)
+                ]
+        return found
+
     def quiet_studies(self, since: datetime) -> list[Study]:
         """Studies that received nothing after `since`, and something after they were considered."""
         with self.session() as session:

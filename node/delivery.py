@@ -104,7 +104,8 @@ def _offer(bench: Workbench, delivery: Delivery, taken: Callable[[Answer], None]
     contexts = proposed_contexts((one.sop_class for one in results), deflated=peer.deflated)
     if not contexts:
         return _Offer(choose([], (), peer.objects, peer.languages), [])
-    with associated(peer, bench.settings.node.ae_title, contexts) as association:
+    tls = bench.settings.tls
+    with associated(peer, bench.settings.node.ae_title, contexts, tls=tls) as association:
         agreed = agreed_syntaxes(association.accepted_contexts)
         while True:
             choice = choose(results, agreed, peer.objects, peer.languages, has)

@@ -19,7 +19,10 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
+    StorageCommitmentPushModel,
+    Verification,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.admission import refusal
@@ -34,6 +37,7 @@ from node.intake import (
 from node.reception import Intaker
 from node.settings import Settings, TLSSettings
 from node.spool import InstanceKey, Spool
+from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
 from node.transport_security import CertificateError, names_of, server_context
 from node.upper_layer import MAXIMUM_PDU, listen
@@ -103,12 +107,14 @@ class Listener:
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
         self._intaker = Intaker(self._spool, self._check_space, self._bookkeeper.note)
+        self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
 
     def start(self) -> None:
         """Listen; returns at once. Raises OSError if the port is taken."""
         # pynetdicom would abort the association over a hostile UID; `inspect` answers it instead.
         _config.VALIDATORS["UI"] = lambda _uid: (True, "")
         self._spool.prepare()
+        self._commitment.prepare()
         node = self._settings.node
         self._entity = _application_entity(self._settings)
         where, handlers = (node.host, node.port), self._handlers()
@@ -119,11 +125,13 @@ class Listener:
         if self._settings.tls is not None:
             self._listen_secured(self._settings.tls, handlers)
         self._bookkeeper.start()
+        self._commitment.start()
         log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
 
     def stop(self) -> None:
         """End all associations and list what they brought."""
         self._entity.shutdown()
+        self._commitment.stop()
         self._bookkeeper.stop()
         self._catalogue.close()
         log.info("listener.stopped")
@@ -151,6 +159,7 @@ class Listener:
             (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_C_STORE, self.store),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
+            (evt.EVT_N_ACTION, self._commitment.accept),
             (evt.EVT_REJECTED, _log_rejected),
             (evt.EVT_ABORTED, _log_aborted),
         ]
@@ -206,6 +215,7 @@ def _application_entity(settings: Settings) -> AE:
     entity.maximum_associations = node.max_associations
     entity.require_called_aet = True
     entity.add_supported_context(Verification)
+    entity.add_supported_context(StorageCommitmentPushModel)
     for storage_class in STORAGE_CLASSES:
         entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
     return entity

@@ -218,7 +218,7 @@ def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
         )
         return
     try:
-        echo(peer, settings.node.ae_title)
+        echo(peer, settings.node.ae_title, tls=settings.tls)
     except PeerError as error:
         yield Result(subject, Outcome.FAILED, f"C-ECHO: {error}", error.remedy)
         return
@@ -243,7 +243,7 @@ def _acceptance(
     results = list(_expected(peer, forms))
     contexts = proposed_contexts((one.sop_class for one in results), deflated=peer.deflated)
     try:
-        accepted = accepted_contexts(peer, settings.node.ae_title, contexts)
+        accepted = accepted_contexts(peer, settings.node.ae_title, contexts, tls=settings.tls)
     except PeerError as error:
         yield Result(f"peer {peer.name}, results", Outcome.FAILED, str(error), error.remedy)
         return

@@ -190,6 +190,11 @@ class Spool:
         """Where an instance lies, or would lie."""
         return self.root / key.study / key.series / f"{key.instance}.dcm"
 
+    def was_returned(self, instance: str) -> bool:
+        """Whether an instance of this UID is among the results that came back."""
+        check_uid(instance, "SOP Instance UID")
+        return any((self.root / _RETURNED).glob(f"*/*/{instance}.dcm"))
+
     def remove_study(self, study: str) -> None:
         """Take a study out, instances kept aside included (retention)."""
         check_uid(study, "Study Instance UID")

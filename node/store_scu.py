@@ -1,6 +1,7 @@
 """C-STORE SCU: files to a peer over one association, with what the peer answered to each."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from pynetdicom.status import code_to_category
 
 from node.intake import DUPLICATE_INSTANCE
 from node.reactor_checkpoint import hold_reactor_safely
-from node.settings import Peer
+from node.settings import Peer, TLSSettings
+from node.transport_security import CertificateError, client_context
 
 # Bytes go out as they lie in the file: nothing is decoded and encoded again on the way.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -92,6 +95,8 @@ def send(
     peer: Peer,
     calling_ae_title: str,
     progress: Callable[[Answer], None] = lambda _answer: None,
+    *,
+    tls: TLSSettings | None = None,
 ) -> list[Answer]:
     """Send instances in the order given; raises PeerError where none can be sent at all.
 
@@ -99,7 +104,7 @@ def send(
     peer itself would (PS3.7 Section 9.1.1.1.9).
     """
     answers = []
-    with associated(peer, calling_ae_title, _contexts(instances)) as association:
+    with associated(peer, calling_ae_title, _contexts(instances), tls=tls) as association:
         for instance in instances:
             answer = store(association, instance, peer)
             progress(answer)
@@ -109,10 +114,15 @@ def send(
 
 @contextmanager
 def associated(
-    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+    peer: Peer,
+    calling_ae_title: str,
+    contexts: list[PresentationContext],
+    *,
+    tls: TLSSettings | None,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Iterator[Association]:
     """Have an association; PeerError says why there is none and what to do."""
-    association = _associate(peer, calling_ae_title, contexts)
+    association = _associate(peer, calling_ae_title, contexts, tls, roles)
     try:
         yield association
     finally:
@@ -121,7 +131,11 @@ def associated(
 
 
 def _associate(
-    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+    peer: Peer,
+    calling_ae_title: str,
+    contexts: list[PresentationContext],
+    tls: TLSSettings | None,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
 ) -> Association:
     entity = AE(ae_title=calling_ae_title)
     entity.maximum_pdu_size = 131072
@@ -133,6 +147,8 @@ def _associate(
         peer.port,
         contexts=contexts,
         ae_title=peer.ae_title,
+        ext_neg=list(roles),
+        tls_args=_security(peer, tls),
         evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
     )
     if association.is_established:
@@ -149,6 +165,16 @@ def _associate(
     raise PeerError(f"{where} does not answer", "check host, port, firewall and that it is running")
 
 
+def _security(peer: Peer, tls: TLSSettings | None) -> tuple[ssl.SSLContext, str] | None:
+    """Return how the connection is secured, and whose certificate the peer has to show."""
+    if not peer.tls or tls is None:
+        return None
+    try:
+        return client_context(tls), peer.tls_name or peer.host
+    except CertificateError as error:
+        raise PeerError(str(error), "mend the file that [tls] names") from None
+
+
 def _send_at_once(event: evt.Event) -> None:
     """Turn Nagle's algorithm off, which has the end of each small object wait 40 ms."""
     transport = event.assoc.dul.socket
@@ -156,19 +182,24 @@ def _send_at_once(event: evt.Event) -> None:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def echo(peer: Peer, calling_ae_title: str) -> None:
+def echo(peer: Peer, calling_ae_title: str, *, tls: TLSSettings | None = None) -> None:
     """C-ECHO (PS3.4 Annex A); PeerError unless it succeeds."""
-    with associated(peer, calling_ae_title, [build_context(Verification)]) as association:
+    contexts = [build_context(Verification)]
+    with associated(peer, calling_ae_title, contexts, tls=tls) as association:
         status = association.send_c_echo().get("Status")
     if status != 0x0000:
         raise PeerError(f"{peer.name} answered C-ECHO with {status}", "ask who runs the peer")
 
 
 def accepted_contexts(
-    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext]
+    peer: Peer,
+    calling_ae_title: str,
+    contexts: list[PresentationContext],
+    *,
+    tls: TLSSettings | None,
 ) -> list[PresentationContext]:
     """Those presentation contexts that the peer accepts."""
-    with associated(peer, calling_ae_title, contexts) as association:
+    with associated(peer, calling_ae_title, contexts, tls=tls) as association:
         return list(association.accepted_contexts)
 
 
