@@ -11,7 +11,15 @@ from typer import Typer
 from node.cli import app
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.routing import VARIABLES
-from node.settings import Delivery, InferenceSettings, NodeSettings, Peer, Route, WebSettings
+from node.settings import (
+    Delivery,
+    InferenceSettings,
+    NodeSettings,
+    Peer,
+    Route,
+    TLSSettings,
+    WebSettings,
+)
 from sr_writer.results import SOP_CLASSES, class_name
 from tests.system.peers import AUTO_ROUTE
 
@@ -22,6 +30,7 @@ SECTIONS = {
     "[node]": NodeSettings,
     "[inference]": InferenceSettings,
     "[web]": WebSettings,
+    "[tls]": TLSSettings,
     "[delivery]": Delivery,
     "[[peers]]": Peer,
     "[[routes]]": Route,
