@@ -19,7 +19,7 @@ from node.database import SchemaError
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
 from node.run_folder import RunFolder
-from node.settings import Peer
+from node.settings import Peer, TLSSettings
 from node.status import as_table, study_rows
 from node.supervisor import die_with_parent, supervise
 
@@ -115,7 +115,7 @@ def send(
     calling: Annotated[str | None, typer.Option(help="AE title to call as")] = None,
 ) -> None:
     """Send files as a modality would (C-STORE)."""
-    peer, own_title = _destination(to, config)
+    peer, own_title, tls = _destination(to, config)
     files = [file for path in paths for file in files_of(path)]
     instances, unreadable = [], []
     for file in files:
@@ -131,7 +131,11 @@ def send(
         task = progress.add_task(f"to {peer.name}", total=len(instances))
         try:
             answers = store_scu.send(
-                instances, peer, calling or own_title, lambda _answer: progress.advance(task)
+                instances,
+                peer,
+                calling or own_title,
+                lambda _answer: progress.advance(task),
+                tls=tls,
             )
         except store_scu.PeerError as error:
             fail(f"{error}; {error.remedy}")
@@ -185,14 +189,15 @@ def demo(
     raise typer.Exit(run_demo(out, keep=keep))
 
 
-def _destination(to: str, config: Path) -> tuple[Peer, str]:
-    """The peer to send to, and the AE title to call as."""
+def _destination(to: str, config: Path) -> tuple[Peer, str, TLSSettings | None]:
+    """The peer to send to, the AE title to call as, and what TLS needs."""
     written_out = re.fullmatch(r"(?P<title>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", to)
     if written_out and 0 < (port := int(written_out["port"])) < 65536:
         title = written_out["title"]
-        return Peer(name=title, ae_title=title, host=written_out["host"], port=port), "OVERREAD"
+        peer = Peer(name=title, ae_title=title, host=written_out["host"], port=port)
+        return peer, "OVERREAD", None
     settings = settings_of(config)
     try:
-        return settings.peer(to), settings.node.ae_title
+        return settings.peer(to), settings.node.ae_title, settings.tls
     except KeyError as error:
         fail(f"{error.args[0]}; or give AE@HOST:PORT")

@@ -24,6 +24,7 @@ from node.result_choice import KindOutcome, choose, in_words
 from node.run_folder import ResultFile
 from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
+from node.transport_security import CertificateError, client_context, server_context
 from sr_writer.results import SOP_CLASSES, Kind, with_fallbacks
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 
@@ -66,6 +67,7 @@ def preflight(config: Path) -> list[Result]:
         ]
     results = [Result("configuration", Outcome.OK, f"{config} is valid")]
     results.extend(_ports(settings))
+    results.extend(_certificates(settings))
     results.extend(_disk(settings))
     results.extend(_database(settings))
     results.extend(_provider(settings))
@@ -79,6 +81,20 @@ def _ports(settings: Settings) -> Iterator[Result]:
     node, web = settings.node, settings.web
     yield _port("DICOM port", node.host, node.port, runs=_node_answers(settings))
     yield _port("status page port", web.host, web.port, runs=_page_answers(web.host, web.port))
+
+
+def _certificates(settings: Settings) -> Iterator[Result]:
+    tls = settings.tls
+    if tls is None:
+        return
+    yield _port("TLS port", settings.node.host, tls.port, runs=_node_answers(settings))
+    try:
+        server_context(tls)
+        client_context(tls)
+    except CertificateError as error:
+        yield Result("certificates", Outcome.FAILED, str(error), "mend the file, or its rights")
+    else:
+        yield Result("certificates", Outcome.OK, f"{tls.certificate} and its key belong together")
 
 
 def _port(subject: str, host: str, port: int, *, runs: bool) -> Result:

@@ -14,7 +14,9 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, build_context
 
+from node import store_scu
 from node.listener import Listener
+from node.preflight import preflight
 from node.settings import SettingsError, load_settings
 from node.transport_security import CertificateError
 from tests.node.configuration import free_ports, write_config
@@ -110,6 +112,57 @@ def test_dcmtk_sends_over_tls_with_the_bcp_195_profile(listening, tmp_path, imag
     )
     assert done.returncode == 0, done.stderr
     assert len(spooled(settings)) == 1
+
+
+@DCMTK
+@pytest.mark.parametrize(("shown", "is_taken"), [("localhost", True), ("other.hospital", False)])
+def test_results_go_to_dcmtk_over_tls_if_it_is_who_it_should_be(tmp_path, image, shown, is_taken):
+    settings = load_settings(configure(tmp_path, peer="tls = true"))
+    peer = settings.peers[0].model_copy(update={"host": "localhost"})
+    chain, key = certificate(tmp_path, shown)
+    place = tmp_path / "pacs"
+    place.mkdir()
+    receiver = subprocess.Popen(
+        [
+            "/usr/bin/storescp",
+            *("--enable-tls", key, chain, "--add-cert-file", tmp_path / "ca.crt"),
+            *("-aet", "PACS", "-od", place, str(peer.port)),
+        ],
+        env=ENVIRONMENT,
+    )
+    try:
+        await_listening(peer.port)
+        instances = [store_scu.read_instance(image)]
+        if is_taken:
+            (answer,) = store_scu.send(instances, peer, "OVERREAD", tls=settings.tls)
+            assert answer.taken
+        else:
+            with pytest.raises(store_scu.PeerError):
+                store_scu.send(instances, peer, "OVERREAD", tls=settings.tls)
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+    assert len(list(place.iterdir())) == is_taken
+
+
+def await_listening(port):
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("the receiver did not start")
+
+
+def test_check_names_a_certificate_that_is_none(tmp_path):
+    config = configure(tmp_path)
+    assert {one.outcome for one in preflight(config) if one.subject == "certificates"} == {"ok"}
+    (tmp_path / "node.hospital.key").write_text("no key")
+    (found,) = [one for one in preflight(config) if one.subject == "certificates"]
+    assert found.outcome == "failed"
+    assert "node.hospital" in found.text
 
 
 def test_a_certificate_of_another_authority_is_not_served(listening, tmp_path):
