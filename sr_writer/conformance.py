@@ -11,6 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -32,6 +34,7 @@ from sr_writer.picture_conformance import check_capture
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
+from sr_writer.selection_conformance import check_key_objects, check_presentation_state
 from sr_writer.source_conformance import Sources, check_images, check_sources
 from sr_writer.source_images import SourceImage, on_images, source_images
 from sr_writer.value_conformance import check_values
@@ -45,6 +48,8 @@ MODALITIES = {
     SegmentationStorage: "SEG",
     LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
     SecondaryCaptureImageStorage: "OT",
+    KeyObjectSelectionDocumentStorage: "KO",
+    GrayscaleSoftcopyPresentationStateStorage: "PR",
 }
 Check = Callable[
     [Dataset, Sequence[Dataset], Sequence[SourceImage], Sequence[Dataset]], Iterator[str]
@@ -54,6 +59,8 @@ BY_CLASS: dict[UID, Check] = {
     SegmentationStorage: check_segmentation,
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
     SecondaryCaptureImageStorage: check_capture,
+    KeyObjectSelectionDocumentStorage: check_key_objects,
+    GrayscaleSoftcopyPresentationStateStorage: check_presentation_state,
 }
 WITH_FINDINGS = frozenset({Comprehensive3DSRStorage})
 """Documents that say each finding of the assessment as TID 1500 does."""

@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from inference.assessment import Assessment, AssessmentRecord, Evidence, Finding, Mask, Presence
+from inference.assessment import (
+    Assessment,
+    AssessmentRecord,
+    Evidence,
+    Finding,
+    LabelMap,
+    Mask,
+    ModelIdentity,
+    Presence,
+)
 from inference.volume import Volume
 from sr_writer.source_images import on_images
 
@@ -123,7 +132,7 @@ def _draw(
     legend = []
     for segment in assessment.record.segments:
         colour = SEGMENT_COLOURS[(segment.number - 1) % len(SEGMENT_COLOURS)]
-        mask = _enlarged(assessment.masks[segment.number][index], (width, height))
+        mask = _enlarged(covered(assessment, segment.number, index), (width, height))
         if mask.any():
             picture = _overlay(picture, mask, colour)
             legend.append((segment.label, colour))
@@ -192,6 +201,16 @@ def _size(volume: Volume) -> tuple[int, int]:
     return round(wide * scale), round(high * scale)
 
 
+def covered(assessment: Assessment, segment: int, index: int) -> Mask:
+    """Return what a segment covers of one slice, [row, column], whatever form the masks have."""
+    masks = assessment.masks
+    if isinstance(masks, LabelMap):
+        plane: Mask = masks.labels[index] == segment
+        return plane
+    found: Mask = masks[segment][index]
+    return found
+
+
 def _enlarged(mask: Mask, size: tuple[int, int]) -> Mask:
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), dtype=bool)
 
@@ -233,11 +252,14 @@ def _annotate(
     for row, (line, colour) in enumerate(lines):
         corner = (MARGIN, MARGIN + row * (FONT_SIZE + 4))
         _write(draw, corner, line, colour=colour, anchor="la", size=FONT_SIZE)
-    warning = UNVERIFIED
-    if assessment.record.model.demonstration:
-        warning += ". " + DEMONSTRATION
     footer = (width / 2, height + FOOTER_HEIGHT / 2)
-    _write(draw, footer, warning, colour=AMBER, anchor="mm", size=FONT_SIZE)
+    said = warning(assessment.record.model)
+    _write(draw, footer, said, colour=AMBER, anchor="mm", size=FONT_SIZE)
+
+
+def warning(model: ModelIdentity) -> str:
+    """Return what stands on every picture."""
+    return f"{UNVERIFIED}. {DEMONSTRATION}" if model.demonstration else UNVERIFIED
 
 
 def patient_orientation(volume: Volume) -> tuple[str, str]:

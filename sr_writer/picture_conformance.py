@@ -6,6 +6,7 @@ import numpy as np
 from pydicom import Dataset
 
 from sr_writer.key_images import AMBER, FOOTER_HEIGHT, sides
+from sr_writer.secondary_capture import LOSS
 from sr_writer.source_images import SourceImage, reference_of
 from sr_writer.wording import UNVERIFIED
 
@@ -27,7 +28,6 @@ NO_PLACE = (
     "PixelSpacing",
     "NominalScannedPixelSpacing",
 )
-LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def check_capture(
@@ -49,6 +49,7 @@ def check_capture(
         if made.get(keyword) != headers[0].get(keyword):
             yield f"{keyword} is not the source's; copy it"
     yield from check_unverified(made, "ImageComments")
+    yield from check_series_description(made)
     yield from _check_source(made, images)
     yield from _check_pixels(made)
 
@@ -58,6 +59,10 @@ def check_unverified(made: Dataset, keyword: str) -> Iterator[str]:
     said = str(made.get(keyword) or "")
     if UNVERIFIED.en not in said or UNVERIFIED.zh not in said:
         yield f"{keyword} does not say that nobody verified it; write it in both languages"
+
+
+def check_series_description(made: Dataset) -> Iterator[str]:
+    """Yield where a list of series would not tell that nobody verified this one."""
     if "unverified" not in str(made.get("SeriesDescription")):
         yield "SeriesDescription does not say unverified; write it"
 

@@ -27,13 +27,16 @@ from pydicom.uid import (
 
 from inference.assessment import Assessment
 from inference.volume import Volume
-from sr_writer.key_images import draw_key_images
+from sr_writer.key_images import KeyImage, draw_key_images
+from sr_writer.key_objects import write_key_objects
 from sr_writer.parametric_map import write_parametric_maps
+from sr_writer.presentation_state import write_presentation_states
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_report
 from sr_writer.secondary_capture import write_secondary_captures
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
+from sr_writer.source_images import source_images
 
 
 class Kind(StrEnum):
@@ -54,6 +57,8 @@ FALLBACKS: Mapping[Kind, Kind] = {
     Kind.REPORT: Kind.TEXT_REPORT,
 }
 """What is sent in place of a kind that a destination does not take at all; a later kind."""
+
+OF_PICTURES = frozenset({Kind.SECONDARY_CAPTURE, Kind.PRESENTATION_STATE, Kind.KEY_OBJECTS})
 
 SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
     Kind.SEGMENTATION: (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
@@ -139,7 +144,6 @@ def _results(
     kinds: Collection[Kind],
     form: SegmentationForm,
 ) -> Iterator[Result]:
-    model = assessment.record.model
     segmentation = None
     if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
         segmentation = write_segmentation(assessment, volume, provenance, form=form)
@@ -147,15 +151,35 @@ def _results(
     if Kind.PARAMETRIC_MAP in kinds and volume is not None:
         for made in write_parametric_maps(assessment, volume, provenance):
             yield Result(Kind.PARAMETRIC_MAP, made)
-    if Kind.SECONDARY_CAPTURE in kinds and volume is not None:
+    if volume is not None and not OF_PICTURES.isdisjoint(kinds):
         pictures = draw_key_images(assessment, volume)
-        for capture in write_secondary_captures(pictures, volume, model, provenance):
-            yield Result(Kind.SECONDARY_CAPTURE, capture)
+        yield from _of_pictures(pictures, assessment, volume, provenance, kinds)
     if Kind.REPORT in kinds:
         report = write_report(
             assessment, headers, volume, segmentation, provenance, predecessor=predecessors.get(0)
         )
         yield Result(Kind.REPORT, report)
+
+
+def _of_pictures(
+    pictures: Sequence[KeyImage],
+    assessment: Assessment,
+    volume: Volume,
+    provenance: Provenance,
+    kinds: Collection[Kind],
+) -> Iterator[Result]:
+    """Yield what is made of the key images; nothing of those that show no finding."""
+    model = assessment.record.model
+    if Kind.SECONDARY_CAPTURE in kinds:
+        for capture in write_secondary_captures(pictures, volume, model, provenance):
+            yield Result(Kind.SECONDARY_CAPTURE, capture)
+    if Kind.PRESENTATION_STATE in kinds:
+        for state in write_presentation_states(pictures, assessment, volume, provenance):
+            yield Result(Kind.PRESENTATION_STATE, state)
+    if Kind.KEY_OBJECTS in kinds:
+        selection = write_key_objects(pictures, source_images(volume), model, provenance)
+        if selection is not None:
+            yield Result(Kind.KEY_OBJECTS, selection)
 
 
 def refers_to(dataset: Dataset, uids: Sequence[str]) -> list[str]:

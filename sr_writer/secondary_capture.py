@@ -23,13 +23,7 @@ from sr_writer.wording import notice
 
 SERIES_DESCRIPTION = "Overread AI key images (unverified)"
 SERIES_OFFSET = 5
-COPIED = (
-    "BodyPartExamined",
-    "Laterality",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
+LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def write_secondary_captures(
@@ -51,7 +45,9 @@ def write_secondary_captures(
             f"{picture.index + 1} of {len(images)}, enlarged"
         )
         capture.SourceImageSequence = [_source(images[picture.index])]
-        _copy_image_attributes(capture, volume.sources[picture.index])
+        source = volume.sources[picture.index]
+        copy_body_part(capture, source)
+        _copy(capture, source, LOSS)
         made.append(capture)
     return made
 
@@ -86,16 +82,20 @@ def _capture(
     return made
 
 
-def _copy_image_attributes(made: Dataset, source: Dataset) -> None:
-    """Say which body part is shown, and that the source was compressed with loss, as it does.
+def copy_body_part(made: Dataset, source: Dataset) -> None:
+    """Say which body part is shown, as the source does.
 
     Laterality is Type 2C: empty where the source leaves open whether it is of a paired part.
     """
-    for keyword in COPIED:
-        if keyword in source:
-            made[keyword] = source[keyword]
+    _copy(made, source, ("BodyPartExamined", "Laterality"))
     if not source.get("BodyPartExamined") and "Laterality" not in source:
         made.Laterality = None
+
+
+def _copy(made: Dataset, source: Dataset, keywords: Sequence[str]) -> None:
+    for keyword in keywords:
+        if keyword in source:
+            made[keyword] = source[keyword]
 
 
 def _source(image: SourceImage) -> Dataset:
