@@ -4,7 +4,7 @@ import highdicom as hd
 from pydicom.sr.codedict import codes
 
 from sr_writer.coding import concept
-from sr_writer.header import UTF_8, plain_headers
+from sr_writer.header import UTF_8
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.segmentation import COLOURS
 from tests.sr_writer.series import PROVENANCE
@@ -27,8 +27,8 @@ ON_PURPOSE = {
 }
 
 
-def by_highdicom(assessment, volume, form, pixels):
-    """The SEG by highdicom's constructor alone, from the images of the whole series."""
+def by_highdicom(assessment, volume, form, pixels, headers):
+    """The SEG by highdicom's constructor alone, from plain headers of the whole series."""
     model = assessment.record.model
     measures = hd.PixelMeasuresSequence(
         pixel_spacing=volume.sources[0].PixelSpacing,
@@ -36,7 +36,7 @@ def by_highdicom(assessment, volume, form, pixels):
         spacing_between_slices=volume.grid.spacing[0],
     )
     return hd.seg.Segmentation(
-        source_images=plain_headers(volume.sources),
+        source_images=headers,
         pixel_array=pixels,
         segmentation_type=form.upper(),
         segment_descriptions=[described(each, model) for each in assessment.record.segments],

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from inference.assessment import Assessment, LabelMap
+from sr_writer.header import plain_headers
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import SegmentationForm
 from tests.sr_writer.highdicom_segmentation import ON_PURPOSE, by_highdicom, differences
@@ -71,7 +72,9 @@ VOLUMES = {
 def test_it_says_what_highdicom_says(volume, form, assess, pixels):
     assessment = assess(volume)
     made = write_segmentation(assessment, volume, PROVENANCE, form=form)
-    theirs = by_highdicom(assessment, volume, form, pixels(assessment))
+    theirs = by_highdicom(
+        assessment, volume, form, pixels(assessment), plain_headers(volume.sources)
+    )
     assert set(differences(as_received(made), as_received(theirs))) == ON_PURPOSE
 
 
