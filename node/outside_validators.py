@@ -200,11 +200,6 @@ DCIODVFY = Validator(
             "Device UID is Type 3 in Contributing Equipment (PS3.3 C.12.1.1.5), where IHE AI "
             "Results asks for it",
         ),
-        Known(
-            r"^Warning - </Laterality\(0020,0060\)> - is only permitted to be empty when actually "
-            r"unknown",
-            "it is unknown where the source names no body part (PS3.3 C.7.3.1)",
-        ),
     ),
 )
 DCENTVFY = Validator(

@@ -86,8 +86,6 @@ EVERY_SLICE = (
 )
 FIRST_SLICE = (
     "SeriesNumber",
-    "BodyPartExamined",
-    "Laterality",
     "PositionReferenceIndicator",
     "LossyImageCompression",
     "LossyImageCompressionRatio",

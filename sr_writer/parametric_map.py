@@ -4,16 +4,15 @@ On the source images' own planes, in 32-bit floating point from 0 to 1: viewers 
 all read that, and need not apply the Real World Value Mapping to show it.
 """
 
-import re
 from collections.abc import Sequence
 
 import highdicom as hd
 import numpy as np
-from highdicom.sr import CodeContentItem, TextContentItem, UIDRefContentItem
+from highdicom.sr import CodeContentItem, CodedConcept, TextContentItem, UIDRefContentItem
 from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 
-from inference.assessment import Assessment, ModelIdentity, ProbabilityMap, Segment
+from inference.assessment import Assessment, Laterality, ModelIdentity, ProbabilityMap, Segment
 from inference.volume import Volume
 from sr_writer.coding import concept
 from sr_writer.header import UTF_8, series_number, stamp
@@ -35,9 +34,15 @@ SERIES_OFFSET = 4
 _LEVELS = (np.arange(256) / 255).astype("<f4")
 """What the values of a ProbabilityMap stand for."""
 
-_CODE_STRING = re.compile(r"[A-Z0-9_][A-Z0-9 _]{0,15}")
-_SIDES = ("L", "R")
+_SIDES = {
+    Laterality.LEFT: "L",
+    Laterality.RIGHT: "R",
+    Laterality.BILATERAL: "B",
+    None: "U",
+}
+"""Frame Laterality; it has no value for what is not known."""
 
+_WHOLE_BODY = CodedConcept.from_code(codes.cid4.EntireBody)
 _WHOLE_RANGE = hd.VOILUTTransformation(window_center=0.5, window_width=1.0)
 
 
@@ -58,11 +63,20 @@ def write_parametric_maps(
     images = source_images(volume)
     check_positions(images, volume)
     shown = on_images(assessment, volume).probabilities
-    segments = {segment.number: segment for segment in assessment.record.segments}
-    return [
-        _map(segments[number], shown[number], images, assessment.record.model, provenance)
-        for number in sorted(shown)
-    ]
+    record = assessment.record
+    sides = {
+        finding.evidence.segment: finding.laterality
+        for finding in record.findings
+        if finding.evidence is not None
+    }
+    found = []
+    for segment in record.segments:
+        if segment.number in shown:
+            made = _map(segment, shown[segment.number], images, record.model, provenance)
+            anatomy = _anatomy(segment, sides.get(segment.number))
+            made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+            found.append(made)
+    return found
 
 
 def _map(
@@ -72,8 +86,8 @@ def _map(
     model: ModelIdentity,
     provenance: Provenance,
 ) -> Dataset:
-    order = np.argsort(depths_of(images))
-    probable = np.flatnonzero(probabilities.any(axis=(1, 2))[order])
+    order = np.argsort(depths_of(images))[::-1]  # dcmqi 1.5.7 turns another order upside down
+    probable = np.flatnonzero([probabilities[index].any() for index in order])
     shown = order[probable[0] : probable[-1] + 1]  # no gap: a viewer makes a volume of the frames
     drawn_on = [images[index] for index in shown]
     made = _template(segment, images, drawn_on[0], model, provenance)
@@ -87,20 +101,21 @@ def _map(
     uid = object_uid("PM dimension organization", model, provenance)
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
     made.DimensionIndexSequence[0].DimensionOrganizationUID = uid
-    _copy_body_part(made, images[0].header)
+    made.ContentCreatorName = None  # Type 2 (PS3.3 Table 10-12), which highdicom leaves out
     stamp(made, images[0].header, model, provenance)
     return made
 
 
-def _copy_body_part(made: Dataset, header: Dataset) -> None:
-    """Say of the series what the source says; where that is no body part, its side is unknown."""
-    part, side = str(header.get("BodyPartExamined")), header.get("Laterality")
-    if "BodyPartExamined" in header and _CODE_STRING.fullmatch(part):
-        made.BodyPartExamined = part
-    if side in _SIDES:
-        made.Laterality = side
-    elif "BodyPartExamined" not in made:
-        made.Laterality = None
+def _anatomy(segment: Segment, laterality: Laterality | None) -> Dataset:
+    """Return the Frame Anatomy (PS3.3 C.7.6.16.2.8): the finding's site and side, as in the report.
+
+    It is optional, but there are readers that do not survive its absence (dcmqi 1.5.7).
+    """
+    site = _WHOLE_BODY if segment.site is None else concept(segment.site)
+    anatomy = Dataset()
+    anatomy.AnatomicRegionSequence = [site]
+    anatomy.FrameLaterality = _SIDES[laterality]
+    return anatomy
 
 
 def _template(

@@ -1,13 +1,19 @@
 """A map says of each pixel of the source images how probable it is part of the segment."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
+import SimpleITK
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
+from inference.assessment import Laterality
 from node.outside_validators import DCIODVFY
 from sr_writer.conformance import check_objects
 from sr_writer.content_items import is_named
@@ -16,6 +22,7 @@ from sr_writer.segmentation import write_segmentation
 from tests.sr_writer.acquisitions import ACQUISITIONS, acquired
 from tests.sr_writer.series import (
     AXIAL,
+    BRAIN,
     LESION_AT,
     LESION_RADIUS_MM,
     MODEL,
@@ -109,6 +116,34 @@ def test_highdicom_reads_the_same_values_at_the_same_places(tmp_path):
     assert np.abs(read.array - probability(points)).max() <= STEP
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("descending", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("orientation", [SAGITTAL, OBLIQUE], ids=["sagittal", "oblique"])
+def test_3d_slicers_reader_has_the_same_values_at_the_same_places(
+    orientation, descending, tmp_path
+):
+    """dcmqi is what 3D Slicer reads parametric maps with; it takes the frames as they come."""
+    reader = Path(sys.executable).with_name("paramap2itkimage")
+    if not reader.exists():
+        pytest.skip("dcmqi is not installed: pip install --group dev")
+    made, _ = written(make_volume(orientation, descending=descending))
+    made.save_as(tmp_path / "map.dcm", enforce_file_format=True)
+    arguments = ["--inputDICOM", tmp_path / "map.dcm", "--outputDirectory", tmp_path]
+    done = subprocess.run(
+        [reader, *arguments, "--outputType", "nrrd"], capture_output=True, text=True, check=True
+    )
+    assert "W: " not in done.stderr
+    image = SimpleITK.ReadImage(tmp_path / "pmap.nrrd")
+    read = SimpleITK.GetArrayFromImage(image)
+    directions = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions[:, ::-1], image.GetOrigin()
+    assert np.abs(read - probability(patient_points(affine, read.shape))).max() <= STEP
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["QuantityValueCode"]["CodeMeaning"] == "Probability"
+    assert meta["FrameLaterality"] == "L"
+
+
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_the_map_is_over_the_threshold_where_the_segmentation_is(name):
     volume = acquired(name)
@@ -134,20 +169,37 @@ def test_each_segment_that_has_probabilities_has_a_map_under_its_tracking():
     assert not write_parametric_maps(assessment, volume, PROVENANCE)
 
 
+@pytest.mark.parametrize(
+    ("side", "letter"),
+    [(Laterality.LEFT, "L"), (Laterality.RIGHT, "R"), (Laterality.BILATERAL, "B"), (None, "U")],
+)
+@pytest.mark.parametrize("site", [BRAIN, None], ids=["brain", "unknown"])
+def test_the_frames_have_the_site_and_side_of_the_finding(side, letter, site):
+    volume = make_volume()
+    assessment = probable(volume)
+    (finding,), (segment,) = assessment.record.findings, assessment.record.segments
+    update = {
+        "findings": (finding.model_copy(update={"laterality": side, "site": site}),),
+        "segments": (segment.model_copy(update={"site": site}),),
+    }
+    record = assessment.record.model_copy(update=update)
+    (made,) = write_parametric_maps(replace(assessment, record=record), volume, PROVENANCE)
+    (anatomy,) = made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence
+    assert anatomy.FrameLaterality == letter
+    expected = "Brain" if site else "Entire body"
+    assert anatomy.AnatomicRegionSequence[0].CodeMeaning == expected
+
+
 def test_a_retry_makes_the_same_map():
     first, second = (bytes_of(written(make_volume())[0]) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("part", ["HEAD", None])
-def test_dciodvfy_finds_no_fault(tmp_path, part):
+def test_dciodvfy_finds_no_fault(tmp_path):
     if missing := DCIODVFY.missing():
         pytest.skip(missing)
-    volume = make_volume(OBLIQUE)
-    if part:
-        volume.sources[0].BodyPartExamined = part
-    made, _ = written(volume)
+    made, _ = written(make_volume(OBLIQUE))
     made.save_as(tmp_path / "map.dcm", enforce_file_format=True)
     assert DCIODVFY.opinion([tmp_path / "map.dcm"]).problems == ()
 
