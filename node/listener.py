@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -35,7 +36,7 @@ from node.intake import (
     IntakeError,
 )
 from node.reception import Intaker
-from node.settings import Settings, TLSSettings
+from node.settings import Settings
 from node.spool import InstanceKey, Spool
 from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
@@ -47,6 +48,7 @@ log = structlog.get_logger()
 _CATALOGUE_INTERVAL = 0.2  # seconds between batches
 _CATALOGUE_BATCH = 1000
 _CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
+_LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # transient
 
 
 class Bookkeeper(threading.Thread):
@@ -117,13 +119,16 @@ class Listener:
         self._commitment.prepare()
         node = self._settings.node
         self._entity = _application_entity(self._settings)
-        where, handlers = (node.host, node.port), self._handlers()
+        handlers = self._handlers()
         if node.upper_layer == "pynetdicom":
+            where = (node.host, node.port)
             self._entity.start_server(where, block=False, evt_handlers=handlers)
         else:
-            listen(self._entity, where, handlers, self._intaker.begin)
-        if self._settings.tls is not None:
-            self._listen_secured(self._settings.tls, handlers)
+            self._listen(node.port, handlers)
+        tls = self._settings.tls
+        if tls is not None:
+            server_context(tls)  # so that a wrong file is told now, not to the first sender
+            self._listen(tls.port, handlers, lambda: server_context(tls))
         self._bookkeeper.start()
         self._commitment.start()
         log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
@@ -136,10 +141,21 @@ class Listener:
         self._catalogue.close()
         log.info("listener.stopped")
 
-    def _listen_secured(self, tls: TLSSettings, handlers: list[evt.EventHandlerType]) -> None:
-        server_context(tls)  # so that a wrong certificate is told now, not to the first sender
-        where = (self._settings.node.host, tls.port)
-        listen(self._entity, where, handlers, self._intaker.begin, lambda: server_context(tls))
+    def _listen(
+        self,
+        port: int,
+        handlers: list[evt.EventHandlerType],
+        secured_by: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        node = self._settings.node
+        listen(
+            self._entity,
+            (node.host, port),
+            handlers,
+            self._intaker.begin,
+            most_associations=node.max_associations,
+            secured_by=secured_by,
+        )
 
     def _admit(self, event: evt.Event) -> None:
         """Reject a request of a peer that is not who it says, or not where it should be."""
@@ -148,11 +164,19 @@ class Listener:
         names = names_of(connection) if isinstance(connection, ssl.SSLSocket) else None
         calling = str(cast("A_ASSOCIATE", requestor.primitive).calling_ae_title).strip()
         reason = refusal(self._settings, calling, str(requestor.address), names)
+        answer = _CALLING_AE_TITLE_NOT_RECOGNIZED
+        if reason is None and self._has_enough():
+            reason, answer = "there are node.max_associations already", _LOCAL_LIMIT_EXCEEDED
         if reason is not None:
             requestor.ae_title = calling
-            association.acse.send_reject(*_CALLING_AE_TITLE_NOT_RECOGNIZED)
+            association.acse.send_reject(*answer)
             _log_rejected(event, reason)
             association.kill()
+
+    def _has_enough(self) -> bool:
+        """Whether another association would be one too many; those still silent do not count."""
+        established = sum(one.is_established for one in self._entity.active_associations)
+        return established >= self._settings.node.max_associations
 
     def _handlers(self) -> list[evt.EventHandlerType]:
         return [
@@ -212,7 +236,7 @@ def _application_entity(settings: Settings) -> AE:
     node = settings.node
     entity = AE(ae_title=node.ae_title)
     entity.maximum_pdu_size = MAXIMUM_PDU
-    entity.maximum_associations = node.max_associations
+    entity.maximum_associations = 3 * node.max_associations  # connections; see `_has_enough`
     entity.require_called_aet = True
     entity.add_supported_context(Verification)
     entity.add_supported_context(StorageCommitmentPushModel)
@@ -240,7 +264,7 @@ def _calling(event: evt.Event) -> str:
     return str(event.assoc.requestor.ae_title).strip()
 
 
-def _log_rejected(event: evt.Event, reason: str = "called AE title, or too many") -> None:
+def _log_rejected(event: evt.Event, reason: str = "the called AE title is another") -> None:
     request = event.assoc.requestor.primitive
     log.warning(
         "association.rejected",

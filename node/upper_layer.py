@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -329,12 +330,19 @@ class Acceptor(RequestHandler):
 
     def handle(self) -> None:
         """Serve one connection; the handshake of TLS happens here, where none waits for it."""
+        address = self.client_address[0]
+        try:
+            self._handle(address)
+        finally:
+            self.server.has_begun(address)
+
+    def _handle(self, address: str) -> None:
         context = self.server.secured_by
         try:
             connection = self._prepared(None if context is None else context())
         except (OSError, CertificateError) as error:
             reason = getattr(error, "reason", None) or str(error)
-            log.warning("connection.not_secured", reason=reason, address=self.client_address[0])
+            log.warning("connection.not_secured", reason=reason, address=address)
             self.server.shutdown_request(self.request)
             return
         self.request = connection
@@ -391,12 +399,41 @@ class AssociationListener(ThreadedAssociationServer):
         self,
         *arguments: Any,
         begin: Begin,
+        most_associations: int,
         secured_by: Callable[[], ssl.SSLContext] | None,
         **keywords: Any,
     ) -> None:
         self.begin = begin
+        self.most_associations = most_associations
         self.secured_by = secured_by
+        self._lock = threading.Lock()
+        self._beginning: Counter[str] = Counter()
         super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
+
+    def verify_request(self, _request: Any, client_address: Any) -> bool:
+        """Return whether a connection may stay open: each costs threads, whoever opens it.
+
+        One address may have as many that say nothing as there may be associations, all together
+        twice as many connections.
+        """
+        address, most = client_address[0], self.most_associations
+        associations = self.active_associations
+        silent = [one for one in associations if not one.is_established]
+        with self._lock:
+            silent_there = self._beginning[address] + sum(
+                one.requestor.address == address for one in silent
+            )
+            if silent_there >= most or len(associations) + self._beginning.total() >= 2 * most:
+                log.warning("connection.refused", address=address, silent=silent_there)
+                return False
+            self._beginning[address] += 1
+        return True
+
+    def has_begun(self, address: str) -> None:
+        """Take note that a connection is an association now, or over."""
+        with self._lock:
+            self._beginning[address] -= 1
+            self._beginning += Counter()  # drops what is zero
 
 
 def listen(
@@ -404,6 +441,8 @@ def listen(
     address: tuple[str, int],
     handlers: list[evt.EventHandlerType],
     begin: Begin,
+    *,
+    most_associations: int,
     secured_by: Callable[[], ssl.SSLContext] | None = None,
 ) -> None:
     """Listen in a thread of its own until the entity is shut down; OSError if the port is taken.
@@ -415,6 +454,7 @@ def listen(
         evt_handlers=handlers,
         server_class=AssociationListener,
         begin=begin,
+        most_associations=most_associations,
         secured_by=secured_by,
     )
     entity._servers.append(server)  # as `start_server` does, so that `shutdown` finds it

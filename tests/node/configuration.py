@@ -3,11 +3,18 @@
 import socket
 
 
+_given = set()
+
+
 def free_ports(count):
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+    """Ports that nobody listens on, none of them given before."""
+    ports = []
+    while len(ports) < count:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            ports.append(port)
     return ports
 
 

@@ -84,7 +84,9 @@ def test_pynetdicom_itself_loses_responses_still(peer, instances, monkeypatch):
 
 
 def test_small_objects_are_not_held_back_by_nagles_algorithm(peer):
-    with store_scu.associated(peer, "OVERREAD", [build_context(CTImageStorage)], tls=None) as association:
+    with store_scu.associated(
+        peer, "OVERREAD", [build_context(CTImageStorage)], tls=None
+    ) as association:
         connection = association.dul.socket.socket
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 

@@ -231,6 +231,39 @@ def test_a_burst_of_associations_is_served(waiting):
     assert all(association.is_released for association in opened)
 
 
+def test_connections_that_say_nothing_keep_nobody_out_and_are_bounded(tmp_path):
+    for settings in running(tmp_path, max_associations=10):
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", settings.node.port)) for _ in range(9)]
+        time.sleep(0.3)
+        association = associate(settings)
+        assert association.is_established
+        association.release()
+        silent += [socket.create_connection(("127.0.0.1", settings.node.port)) for _ in range(40)]
+        time.sleep(0.5)
+        assert threading.active_count() < before + 3 * 10
+        for one in silent:
+            one.close()
+        time.sleep(0.5)
+        again = associate(settings)
+        assert again.is_established
+        again.release()
+
+
+def test_one_association_too_many_is_rejected_for_now(tmp_path):
+    for settings in running(tmp_path, max_associations=2):
+        held = [associate(settings) for _ in range(2)]
+        third = associate(settings)
+        assert third.is_rejected
+        assert (third.acceptor.primitive.result, third.acceptor.primitive.diagnostic) == (2, 2)
+        held.pop().release()
+        time.sleep(0.5)
+        held.append(associate(settings))
+        assert all(association.is_established for association in held)
+        for association in held:
+            association.release()
+
+
 def test_negotiation_changes_no_context_of_the_server(waiting, images):
     entity = _application_entity(waiting)
     contexts = entity.supported_contexts
@@ -239,6 +272,7 @@ def test_negotiation_changes_no_context_of_the_server(waiting, images):
         ("127.0.0.1", 0),
         server_class=upper_layer.AssociationListener,
         begin=lambda _: None,
+        most_associations=10,
         secured_by=None,
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
