@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pydicom import Dataset
 from pydicom.uid import (
     UID,
-    Comprehensive3DSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -30,7 +30,9 @@ from sr_writer.object_conformance import (
     check_object,
     check_speaker,
 )
+from sr_writer.parametric_map_conformance import check_parametric_map
 from sr_writer.picture_conformance import check_capture
+from sr_writer.report import REPORT_CLASSES
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
@@ -44,9 +46,10 @@ MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What reading an object raises that lacks, say, its PixelSpacing: itself a reason not to send."""
 
 MODALITIES = {
-    Comprehensive3DSRStorage: "SR",
+    **dict.fromkeys(REPORT_CLASSES, "SR"),
     SegmentationStorage: "SEG",
     LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
+    ParametricMapStorage: "OT",
     SecondaryCaptureImageStorage: "OT",
     KeyObjectSelectionDocumentStorage: "KO",
     GrayscaleSoftcopyPresentationStateStorage: "PR",
@@ -55,14 +58,15 @@ Check = Callable[
     [Dataset, Sequence[Dataset], Sequence[SourceImage], Sequence[Dataset]], Iterator[str]
 ]
 BY_CLASS: dict[UID, Check] = {
-    Comprehensive3DSRStorage: check_report,
+    **dict.fromkeys(REPORT_CLASSES, check_report),
     SegmentationStorage: check_segmentation,
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
+    ParametricMapStorage: check_parametric_map,
     SecondaryCaptureImageStorage: check_capture,
     KeyObjectSelectionDocumentStorage: check_key_objects,
     GrayscaleSoftcopyPresentationStateStorage: check_presentation_state,
 }
-WITH_FINDINGS = frozenset({Comprehensive3DSRStorage})
+WITH_FINDINGS = frozenset(REPORT_CLASSES)
 """Documents that say each finding of the assessment as TID 1500 does."""
 
 

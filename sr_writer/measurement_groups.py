@@ -1,7 +1,8 @@
 """Measurement groups of TID 1500: each finding that is present, on the evidence that shows it.
 
-One that is outlined is a Volumetric ROI group (TID 1411) on its segment. One that slices alone show
-is a group (TID 1501) on these as Source of Measurement, and has no measurement but its certainty.
+One that is outlined is a Volumetric ROI group (TID 1411) on its segment, or for receivers of no
+SEG on its outlines, image by image. One that slices alone show is a group (TID 1501) on these as
+Source of Measurement, and has no measurement but its certainty.
 
 Viewers that know no segments find the way by another group of the same tracking UID, a Planar ROI
 group (TID 1410) on the best slice. It goes first, since they take the first region of a tracking
@@ -27,7 +28,7 @@ from inference.assessment import (
 from sr_writer.coding import LATERALITY, PRESENCE, concept
 from sr_writer.content_items import texts
 from sr_writer.identifiers import Tracking, finding_tracking, tracking
-from sr_writer.image_regions import Subject, best_region
+from sr_writer.image_regions import Subject, best_region, outline_regions
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import SourceImage, each_once
 from sr_writer.wording import place_label
@@ -48,10 +49,13 @@ def measurement_groups(
 ) -> list[Group]:
     """Return the groups of a finding that is present, for its place and for what was found there.
 
+    Without a `segmentation` outlines are drawn. They cannot be in a mosaic, where the place of a
+    tile is not known here: there the finding is on the mosaic, and what was measured is left out.
+
     Raises
     ------
     ValueError
-        Where a finding has no evidence, an outline that no segmentation shows, a measurement of
+        Where a finding has no evidence, a segment that is not on its best slice, a measurement of
         nothing that is outlined, or a side of no site.
     """
     evidence = finding.evidence
@@ -59,16 +63,16 @@ def measurement_groups(
         raise ValueError(f"finding {finding.name} is present without evidence")
     if evidence.segment is None:
         return _on_slices(finding, evidence, subject, provenance)
-    if segmentation is None:
-        raise ValueError(f"finding {finding.name} is present, but no segmentation shows it")
+    if segmentation is None and subject.images[evidence.best_slice].is_tile:
+        unmeasured = finding.model_copy(update={"measurements": ()})
+        return _on_slices(unmeasured, evidence, subject, provenance)
     record = subject.record
     segment = next(each for each in record.segments if each.number == evidence.segment)
-    slices = each_once(subject.images[index] for index in evidence.slices)
     roi = tracking(segment, record.model, provenance)
     place = _place(finding, evidence, roi, segment, subject)
     described = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         **_description(finding, roi, segment, record.model),
-        referenced_segment=_referenced_segment(segment, segmentation, slices),
+        **_outline(segment, evidence, subject, segmentation),
         measurements=[*map(_measurement, finding.measurements), *certainty_of_finding(finding)],
     )
     return [place, described]
@@ -154,6 +158,21 @@ def _description(
             sr.QualitativeEvaluation(name=concept(finding.code), value=PRESENCE[Presence.PRESENT])
         ],
     }
+
+
+def _outline(
+    segment: Segment, evidence: Evidence, subject: Subject, segmentation: Dataset | None
+) -> dict[str, Any]:
+    """Return what outlines a finding: the segment, or the outlines of it."""
+    if segmentation is not None:
+        slices = each_once(subject.images[index] for index in evidence.slices)
+        return {"referenced_segment": _referenced_segment(segment, segmentation, slices)}
+    regions = [
+        region
+        for index in evidence.slices
+        for region in outline_regions(segment.number, index, subject)
+    ]
+    return {"referenced_regions": regions, "geometric_purpose": codes.cid219.Outline}
 
 
 def _referenced_segment(

@@ -32,7 +32,7 @@ from sr_writer.key_objects import write_key_objects
 from sr_writer.parametric_map import write_parametric_maps
 from sr_writer.presentation_state import write_presentation_states
 from sr_writer.provenance import Provenance
-from sr_writer.report import write_report
+from sr_writer.report import write_reports
 from sr_writer.secondary_capture import write_secondary_captures
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
@@ -155,10 +155,11 @@ def _results(
         pictures = draw_key_images(assessment, volume)
         yield from _of_pictures(pictures, assessment, volume, provenance, kinds)
     if Kind.REPORT in kinds:
-        report = write_report(
-            assessment, headers, volume, segmentation, provenance, predecessor=predecessors.get(0)
+        reports = write_reports(
+            assessment, headers, volume, segmentation, provenance, predecessors=predecessors
         )
-        yield Result(Kind.REPORT, report)
+        for rank, report in enumerate(reports):
+            yield Result(Kind.REPORT, report, rank=rank)
 
 
 def _of_pictures(

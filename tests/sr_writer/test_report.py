@@ -636,12 +636,6 @@ def test_a_report_without_sources_is_refused():
         no_assessment([])
 
 
-def test_a_present_finding_without_segmentation_is_refused():
-    volume = make_volume()
-    with pytest.raises(ValueError, match="no segmentation shows it"):
-        write_report(present(volume), volume.sources, volume, None, PROVENANCE)
-
-
 def test_an_object_that_no_report_can_be_on_is_refused():
     source = make_volume().sources[0]
     source.SOPClassUID = "1.2.3.4.5"
