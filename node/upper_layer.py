@@ -172,6 +172,8 @@ class WaitingUpperLayer(DULServiceProvider):
         finally:
             if self._incoming is not None:  # ended half way: it was not acknowledged
                 self._incoming.reception.drop()
+            # Who still waits for an A-ASSOCIATE-RQ would wait for it in vain.
+            self.to_user_queue.put(cast("Any", None))
             self._tell_user()
             os.close(self._bell)
 

@@ -2,7 +2,6 @@
 
 import socket
 
-
 _given = set()
 
 

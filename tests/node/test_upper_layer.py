@@ -97,6 +97,18 @@ def expect_abort(association, settings):
     again.release()
 
 
+def await_association(settings):
+    """An association as soon as there may be one."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        association = associate(settings)
+        if association.is_established:
+            return association
+        time.sleep(0.2)
+    pytest.fail("no association was let in")
+    return None
+
+
 def raw(association):
     return association.dul.socket.socket
 
@@ -235,18 +247,13 @@ def test_connections_that_say_nothing_keep_nobody_out_and_are_bounded(tmp_path):
     for settings in running(tmp_path, max_associations=10):
         before = threading.active_count()
         silent = [socket.create_connection(("127.0.0.1", settings.node.port)) for _ in range(9)]
-        time.sleep(0.3)
-        association = associate(settings)
-        assert association.is_established
-        association.release()
+        await_association(settings).release()
         silent += [socket.create_connection(("127.0.0.1", settings.node.port)) for _ in range(40)]
         time.sleep(0.5)
         assert threading.active_count() < before + 3 * 10
         for one in silent:
             one.close()
-        time.sleep(0.5)
-        again = associate(settings)
-        assert again.is_established
+        again = await_association(settings)
         again.release()
 
 
@@ -257,9 +264,7 @@ def test_one_association_too_many_is_rejected_for_now(tmp_path):
         assert third.is_rejected
         assert (third.acceptor.primitive.result, third.acceptor.primitive.diagnostic) == (2, 2)
         held.pop().release()
-        time.sleep(0.5)
-        held.append(associate(settings))
-        assert all(association.is_established for association in held)
+        held.append(await_association(settings))
         for association in held:
             association.release()
 
