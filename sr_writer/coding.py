@@ -27,6 +27,13 @@ LATERALITY = {  # CID 244 Laterality
     Laterality.BILATERAL: codes.cid244.Bilateral,
 }
 
+FRAME_LATERALITY = {  # PS3.3 C.7.6.16.2.8; it has no value for what is not known
+    Laterality.LEFT: "L",
+    Laterality.RIGHT: "R",
+    Laterality.BILATERAL: "B",
+    None: "U",
+}
+
 MODALITY = {  # CID 29 Acquisition Modality
     "CT": codes.cid29.ComputedTomography,
     "MR": codes.cid29.MagneticResonance,

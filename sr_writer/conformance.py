@@ -30,7 +30,7 @@ from sr_writer.object_conformance import (
     check_object,
     check_speaker,
 )
-from sr_writer.parametric_map_conformance import check_parametric_map
+from sr_writer.parametric_map_conformance import check_parametric_map, check_probabilities
 from sr_writer.picture_conformance import check_capture
 from sr_writer.report import REPORT_CLASSES
 from sr_writer.report_conformance import check_report
@@ -182,6 +182,8 @@ def _check_said(
         yield from check_findings(made, assessment.record)
     if images is not None and made.Modality == "SEG":
         yield from check_outlines(made, assessment, images)
+    if images is not None and made.SOPClassUID == ParametricMapStorage:
+        yield from check_probabilities(made, assessment, images)
 
 
 def _check_demonstration(made: Dataset, model: ModelIdentity) -> Iterator[str]:

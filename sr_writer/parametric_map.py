@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from inference.assessment import Assessment, Laterality, ModelIdentity, ProbabilityMap, Segment
 from inference.volume import Volume
-from sr_writer.coding import concept
+from sr_writer.coding import FRAME_LATERALITY, concept
 from sr_writer.header import UTF_8, series_number, stamp
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.provenance import Provenance
@@ -33,14 +33,6 @@ SERIES_DESCRIPTION = "Overread AI probability (unverified)"
 SERIES_OFFSET = 4
 _LEVELS = (np.arange(256) / 255).astype("<f4")
 """What the values of a ProbabilityMap stand for."""
-
-_SIDES = {
-    Laterality.LEFT: "L",
-    Laterality.RIGHT: "R",
-    Laterality.BILATERAL: "B",
-    None: "U",
-}
-"""Frame Laterality; it has no value for what is not known."""
 
 _WHOLE_BODY = CodedConcept.from_code(codes.cid4.EntireBody)
 _WHOLE_RANGE = hd.VOILUTTransformation(window_center=0.5, window_width=1.0)
@@ -114,7 +106,7 @@ def _anatomy(segment: Segment, laterality: Laterality | None) -> Dataset:
     site = _WHOLE_BODY if segment.site is None else concept(segment.site)
     anatomy = Dataset()
     anatomy.AnatomicRegionSequence = [site]
-    anatomy.FrameLaterality = _SIDES[laterality]
+    anatomy.FrameLaterality = FRAME_LATERALITY[laterality]
     return anatomy
 
 

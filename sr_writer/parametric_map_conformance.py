@@ -11,6 +11,8 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
+from inference.assessment import Assessment, AssessmentRecord
+from sr_writer.coding import FRAME_LATERALITY
 from sr_writer.content_items import is_named, value_of
 from sr_writer.plane_conformance import check_planes
 from sr_writer.segmentation_reading import ReadFrame, described_segments, frame_bits, read_frames
@@ -115,3 +117,43 @@ def _check_against(segmentation: Dataset, uid: str, planes: Planes) -> Iterator[
             beside[position] = plane[bits == 0]
     if least <= max(float(plane.max(initial=0)) for plane in beside.values()):
         yield "the map is not higher in its segment than beside it; write both of one assessment"
+
+
+def check_probabilities(
+    made: Dataset, assessment: Assessment, images: Sequence[SourceImage]
+) -> Iterator[str]:
+    """Yield where a map is not that of its segment, whose number is the map's Instance Number.
+
+    `assessment` is in terms of `images`.
+    """
+    number = int(made.InstanceNumber)
+    if number not in assessment.probabilities:
+        yield "InstanceNumber is that of no segment with probabilities; number maps like segments"
+        return
+    yield from _check_words(made, number, assessment.record)
+    frames, shape = read_frames(made), (int(made.Rows), int(made.Columns))
+    planes = _by_position(frames, np.frombuffer(made.FloatPixelData, "<f4").reshape(-1, *shape))
+    for image, expected in zip(images, assessment.probabilities[number], strict=True):
+        position = tuple(map(float, image.header.ImagePositionPatient))
+        plane = planes.get(position, np.zeros(shape, np.float32))
+        if not np.array_equal(np.rint(plane * 255), expected):
+            yield "FloatPixelData is not the assessment's probability on an image; write it again"
+            return
+
+
+def _check_words(made: Dataset, number: int, record: AssessmentRecord) -> Iterator[str]:
+    """Yield where what is probable, or its side, is not what the assessment says."""
+    segment = next(each for each in record.segments if each.number == number)
+    sides = [
+        finding.laterality
+        for finding in record.findings
+        if finding.evidence is not None and finding.evidence.segment == number
+    ]
+    shared = made.SharedFunctionalGroupsSequence[0]
+    (mapping,) = shared.RealWorldValueMappingSequence
+    said = [value_of(item) for item in mapping.QuantityDefinitionSequence]
+    if segment.type.value not in said:
+        yield "QuantityDefinitionSequence is of another finding than the assessment; match them"
+    side = shared.FrameAnatomySequence[0].get("FrameLaterality")
+    if side not in {FRAME_LATERALITY[each] for each in sides or [None]}:
+        yield f"FrameLaterality is {side}, not the side that the assessment says; match them"

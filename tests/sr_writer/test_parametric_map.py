@@ -293,6 +293,39 @@ def test_the_gate_stops_a_map_with_a_fault(fault):
     assert all(problem.startswith("OT: ") for problem in problems)
 
 
+ALONE = {
+    **{name: FAULTS[name] for name in ("flipped left to right", "flipped front to back")},
+    **{name: FAULTS[name] for name in ("planes in another order", "positions swapped")},
+    "the other side": lambda made: setattr(
+        made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0], "FrameLaterality", "R"
+    ),
+    "another finding": lambda made: setattr(
+        quantity(made)[1].ConceptCodeSequence[0], "CodeValue", "55641003"
+    ),
+    "of no segment": lambda made: setattr(made, "InstanceNumber", 2),
+}
+
+
+@pytest.mark.parametrize("fault", ALONE)
+def test_the_gate_stops_a_map_that_is_not_what_the_model_said(fault):
+    volume = make_volume()
+    assessment = probable(volume)
+    (made,) = write_parametric_maps(assessment, volume, PROVENANCE)
+    arguments = (instances_of(volume), volume)
+    assert not check_objects([made], *arguments, model=MODEL, assessment=assessment)
+    ALONE[fault](made)
+    assert check_objects([made], *arguments, model=MODEL, assessment=assessment)
+
+
+@pytest.mark.parametrize("name", ACQUISITIONS)
+def test_a_map_of_what_the_model_said_is_let_pass(name):
+    volume = acquired(name)
+    assessment = probable(volume)
+    made = write_parametric_maps(assessment, volume, PROVENANCE)
+    arguments = (instances_of(volume), volume)
+    assert not check_objects(made, *arguments, model=MODEL, assessment=assessment)
+
+
 def test_a_map_that_a_file_holds_is_let_pass(tmp_path):
     volume = make_volume(OBLIQUE)
     for number, made in enumerate(written(volume)):
