@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pydicom import Dataset
 from pydicom.uid import (
     UID,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     ParametricMapStorage,
@@ -31,7 +32,7 @@ from sr_writer.object_conformance import (
     check_speaker,
 )
 from sr_writer.parametric_map_conformance import check_parametric_map, check_probabilities
-from sr_writer.picture_conformance import check_capture
+from sr_writer.picture_conformance import check_capture, check_pdf
 from sr_writer.report import REPORT_CLASSES
 from sr_writer.report_conformance import check_report
 from sr_writer.segmentation_conformance import check_segmentation
@@ -51,6 +52,7 @@ MODALITIES = {
     LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
     ParametricMapStorage: "OT",
     SecondaryCaptureImageStorage: "OT",
+    EncapsulatedPDFStorage: "DOC",
     KeyObjectSelectionDocumentStorage: "KO",
     GrayscaleSoftcopyPresentationStateStorage: "PR",
 }
@@ -63,6 +65,7 @@ BY_CLASS: dict[UID, Check] = {
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
     ParametricMapStorage: check_parametric_map,
     SecondaryCaptureImageStorage: check_capture,
+    EncapsulatedPDFStorage: check_pdf,
     KeyObjectSelectionDocumentStorage: check_key_objects,
     GrayscaleSoftcopyPresentationStateStorage: check_presentation_state,
 }

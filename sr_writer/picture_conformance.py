@@ -1,4 +1,4 @@
-"""What the gate asks of a Secondary Capture: whose picture it is, and that it says who drew it."""
+"""What the gate asks of pictures and PDFs: of whom they are, and that they say who made them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from pydicom import Dataset
 
 from sr_writer.key_images import AMBER, FOOTER_HEIGHT, sides
+from sr_writer.pdf_report import TITLE
 from sr_writer.secondary_capture import LOSS
 from sr_writer.source_images import SourceImage, reference_of
 from sr_writer.wording import UNVERIFIED
@@ -20,6 +21,11 @@ VALUES = {
     "BitsStored": 8,
     "HighBit": 7,
     "PixelRepresentation": 0,
+}
+DOCUMENT = {
+    "BurnedInAnnotation": "YES",
+    "MIMETypeOfEncapsulatedDocument": "application/pdf",
+    "VerificationFlag": "UNVERIFIED",
 }
 NO_PLACE = (
     "FrameOfReferenceUID",
@@ -52,6 +58,35 @@ def check_capture(
     yield from check_series_description(made)
     yield from _check_source(made, images)
     yield from _check_pixels(made)
+
+
+def check_pdf(
+    made: Dataset,
+    headers: Sequence[Dataset],
+    _images: Sequence[SourceImage],
+    _siblings: Sequence[Dataset],
+) -> Iterator[str]:
+    """Yield what is wrong with a PDF report of the series whose plain headers are given."""
+    for keyword, value in DOCUMENT.items():
+        if made.get(keyword) != value:
+            yield f"{keyword} is {made.get(keyword)}; {value} is what we write"
+    yield from check_series_description(made)
+    if made.get("DocumentTitle") not in (TITLE.en, TITLE.zh):
+        yield "DocumentTitle does not say that nobody verified it; write it"
+    document = bytes(made.get("EncapsulatedDocument") or b"")
+    length = made.get("EncapsulatedDocumentLength")
+    if not document.startswith(b"%PDF-") or not document.rstrip(b"\0\n").endswith(b"%%EOF"):
+        yield "EncapsulatedDocument is no whole PDF; write it again"
+    if length is None or len(document) != length + length % 2:
+        yield "EncapsulatedDocumentLength is not that of EncapsulatedDocument; correct it"
+    if f"/Subject ({headers[0].StudyInstanceUID})".encode() not in document:
+        yield "EncapsulatedDocument is of another study; write it again"
+    classes = {str(header.SOPInstanceUID): header.SOPClassUID for header in headers}
+    for item in made.get("SourceInstanceSequence", []):
+        if classes.get(str(item.get("ReferencedSOPInstanceUID"))) != item.get(
+            "ReferencedSOPClassUID", "none"
+        ):
+            yield "SourceInstanceSequence refers to no source instance; list those of the series"
 
 
 def check_unverified(made: Dataset, keyword: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ from inference.volume import Volume
 from sr_writer.key_images import KeyImage, draw_key_images
 from sr_writer.key_objects import write_key_objects
 from sr_writer.parametric_map import write_parametric_maps
+from sr_writer.pdf_report import write_pdf_report
 from sr_writer.presentation_state import write_presentation_states
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_reports
@@ -58,7 +59,9 @@ FALLBACKS: Mapping[Kind, Kind] = {
 }
 """What is sent in place of a kind that a destination does not take at all; a later kind."""
 
-OF_PICTURES = frozenset({Kind.SECONDARY_CAPTURE, Kind.PRESENTATION_STATE, Kind.KEY_OBJECTS})
+OF_PICTURES = frozenset(
+    {Kind.SECONDARY_CAPTURE, Kind.PRESENTATION_STATE, Kind.PDF, Kind.KEY_OBJECTS}
+)
 
 SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
     Kind.SEGMENTATION: (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
@@ -130,7 +133,16 @@ def write_results(
     form
         That of the segmentation, where it can say what was found.
     """
-    made = _results(assessment, headers, volume, provenance, predecessors, kinds=kinds, form=form)
+    made = _results(
+        assessment,
+        headers,
+        volume,
+        provenance,
+        predecessors,
+        kinds=kinds,
+        languages=languages,
+        form=form,
+    )
     return [result for result in made if not result.language or result.language in languages]
 
 
@@ -142,15 +154,17 @@ def _results(
     predecessors: Mapping[int, Dataset],
     *,
     kinds: Collection[Kind],
+    languages: Collection[str],
     form: SegmentationForm,
 ) -> Iterator[Result]:
     segmentation = None
+    pictures: list[KeyImage] = []
     if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
         segmentation = write_segmentation(assessment, volume, provenance, form=form)
         yield Result(Kind.SEGMENTATION, segmentation)
     if Kind.PARAMETRIC_MAP in kinds and volume is not None:
-        for made in write_parametric_maps(assessment, volume, provenance):
-            yield Result(Kind.PARAMETRIC_MAP, made)
+        for probability in write_parametric_maps(assessment, volume, provenance):
+            yield Result(Kind.PARAMETRIC_MAP, probability)
     if volume is not None and not OF_PICTURES.isdisjoint(kinds):
         pictures = draw_key_images(assessment, volume)
         yield from _of_pictures(pictures, assessment, volume, provenance, kinds)
@@ -160,6 +174,12 @@ def _results(
         )
         for rank, report in enumerate(reports):
             yield Result(Kind.REPORT, report, rank=rank)
+    if Kind.PDF in kinds:
+        for language in (each for each in LANGUAGES if each in languages):
+            made = write_pdf_report(
+                assessment, headers, volume, pictures, provenance, language=language
+            )
+            yield Result(Kind.PDF, made, language=language)
 
 
 def _of_pictures(
