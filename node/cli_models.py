@@ -192,16 +192,15 @@ def _free_questions(
 
 
 def _print_codes(manifest: Manifest) -> None:
-    """Show what each label is called in the objects, and on whose word."""
-    table = Table("label", "as", "code", "scheme", "meaning", "")
+    """Show what each label is called in the objects, and what is only the card's word."""
     for finding in manifest.findings:
-        named = [("finding", finding.code), ("site", finding.site)]
+        named = {"finding": finding.code, "site": finding.site}
         if finding.segment is not None:
-            named += [("segment", finding.segment.type), ("category", finding.segment.category)]
-        for role, code in named:
-            word = "" if is_checked(code) else "only by the card: check it"
-            table.add_row(finding.name, role, code.value, code.scheme, code.meaning, word)
-    console.print(table)
+            named |= {"category": finding.segment.category, "segment": finding.segment.type}
+        for role, code in named.items():
+            doubt = "" if is_checked(code) else " - [yellow]only by the card: check it[/]"
+            what = f"{code.meaning} ({code.value}, {code.scheme})"
+            console.print(f"{finding.name}, {role}: {what}{doubt}", highlight=False)
 
 
 def _valid(name: str) -> str:

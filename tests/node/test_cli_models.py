@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from inference.bundle import BUILTIN, find_bundle
 from inference.phantom import HeadPhantom
 from inference.simulation import scan_grid
 from node.cli import app
@@ -71,6 +72,25 @@ def test_a_bundle_that_was_added_is_listed_shown_and_checked(added):
     checked = run("check", "chest", "--config", added)
     assert checked.exit_code == 0
     assert says(checked, "intact and runs on CPUExecutionProvider")
+
+
+def test_check_shows_how_each_label_is_coded_and_on_whose_word(tmp_path):
+    folder = Path(shutil.copytree(find_bundle(BUILTIN), tmp_path / "state" / "models" / "mine"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (finding,) = manifest["findings"]
+    del finding["calibration"]
+    finding["site"] = {"value": "80146002", "scheme": "SCT", "meaning": "Excision of appendix"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    shown = run("check", "mine", "--config", write_config(tmp_path))
+    assert shown.exit_code == 0, shown.output
+    for text in ("1386000", "Intracranial hemorrhage", "50960005", "80146002"):
+        assert says(shown, text)
+    assert shown.output.count("card: check it") == 1
+    finding["code"] = "widget_sign"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = run("check", "mine", "--config", write_config(tmp_path))
+    assert refused.exit_code == 1
+    assert says(refused, "label 'intracranial_haemorrhage', code: 'widget_sign' is not among")
 
 
 def test_it_answers_its_findings_and_free_questions(added, series):
