@@ -1,4 +1,4 @@
-"""The command line: serve, check, send, status, retry, volume, demo, models."""
+"""The command line: serve, check, send, status, retry, volume, validate, demo, models."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy.exc import OperationalError
 
-from node import cli_models, cli_volume, store_scu
+from node import cli_models, cli_validate, cli_volume, store_scu
 from node.catalogue import Catalogue
 from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
 from node.database import SchemaError
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.command()(cli_volume.volume)
+app.command()(cli_validate.validate)
 
 
 class Role(StrEnum):
