@@ -25,6 +25,7 @@ from node.run_folder import ResultFile
 from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, accepted_contexts, echo
 from node.transport_security import CertificateError, client_context, server_context
+from sr_writer.fonts import FontMissingError, report_font
 from sr_writer.results import SOP_CLASSES, Kind, with_fallbacks
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 
@@ -72,6 +73,7 @@ def preflight(config: Path) -> list[Result]:
     results.extend(_database(settings))
     results.extend(_provider(settings))
     results.extend(_models(settings))
+    results.extend(_report_font(settings))
     for peer in settings.peers:
         results.extend(_peer(peer, settings))
     return results
@@ -221,6 +223,20 @@ def _models(settings: Settings) -> Iterator[Result]:
             )
         else:
             yield Result(subject, Outcome.OK, text)
+
+
+def _report_font(settings: Settings) -> Iterator[Result]:
+    """Where a peer is to get PDFs: without their font the runs would fail."""
+    if not any(Kind.PDF in peer.objects for peer in settings.peers):
+        return
+    subject = "font of PDF reports"
+    try:
+        font = report_font()
+    except FontMissingError as error:
+        remedy = "do that, or take 'pdf' out of the 'objects' of the peers"
+        yield Result(subject, Outcome.FAILED, str(error), remedy)
+    else:
+        yield Result(subject, Outcome.OK, f"{font.path} has the Chinese and the Latin letters")
 
 
 def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:

@@ -34,6 +34,7 @@ from node.settings import Route, Settings
 from node.spool import InstanceKey, Spool
 from node.tables import Run
 from sr_writer.conformance import check_objects
+from sr_writer.fonts import FontMissingError
 from sr_writer.key_images import draw_key_slices
 from sr_writer.provenance import Provenance
 from sr_writer.results import Kind, Result, with_fallbacks, write_results
@@ -229,16 +230,19 @@ def write(bench: Workbench, run: Run, series: str) -> None:
         folder.save_pictures(draw_key_slices(assessment, volume))
     route = bench.route(run)
     peers = bench.settings.destinations(route)
-    results = write_results(
-        assessment,
-        assembled.headers,
-        volume,
-        provenance,
-        predecessors=bench.folder(run.supersedes).reports() if run.supersedes else {},
-        kinds=with_fallbacks(kind for peer in peers for kind in peer.objects),
-        languages={language for peer in peers for language in peer.languages},
-        form=route.segmentation,
-    )
+    try:
+        results = write_results(
+            assessment,
+            assembled.headers,
+            volume,
+            provenance,
+            predecessors=bench.folder(run.supersedes).reports() if run.supersedes else {},
+            kinds=with_fallbacks(kind for peer in peers for kind in peer.objects),
+            languages={language for peer in peers for language in peer.languages},
+            form=route.segmentation,
+        )
+    except FontMissingError as error:
+        raise RunFailedError(str(error), f"do that, then {RETRY}") from None
     _report_form(run, route.segmentation, results)
     folder.save_results(results)
 

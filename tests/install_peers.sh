@@ -7,6 +7,7 @@ need() { [ -e "$1" ] || packages+=("$2"); }
 need /usr/bin/storescu dcmtk
 need /usr/sbin/Orthanc orthanc
 need /usr/bin/dcm2niix dcm2niix
+need /usr/bin/pdftotext poppler-utils
 need /usr/share/java/pixelmed.jar libpixelmed-java
 need /usr/share/java/Saxon-HE.jar libsaxonhe-java
 command -v java >/dev/null || packages+=(default-jre-headless)

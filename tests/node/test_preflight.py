@@ -24,6 +24,7 @@ from node.cli import app
 from node.listener import Listener
 from node.settings import load_settings
 from node.tables import Schema
+from sr_writer import fonts
 from tests.node.configuration import write_config
 
 PICTURES_AND_TEXT = (SecondaryCaptureImageStorage, BasicTextSRStorage)
@@ -159,6 +160,20 @@ def test_the_node_that_runs_already_is_no_mistake(tmp_path):
         assert results(config)["DICOM port"]["outcome"] == "ok"
     finally:
         listener.stop()
+
+
+def test_a_font_that_pdf_reports_need_is_found_missing(pacs, tmp_path, monkeypatch):
+    config = pacs()
+    assert "font of PDF reports" not in results(config)
+    objects = 'port = 11113\nobjects = ["report", "pdf"]'
+    port = load_settings(config).peers[0].port
+    said = config.read_text()
+    config.write_text(said.replace(f"port = {port}", objects.replace("11113", str(port))))
+    monkeypatch.setattr(fonts, "FOLDERS", (tmp_path,))
+    fonts.report_font.cache_clear()  # FontMissingError is not kept
+    found = results(config)["font of PDF reports"]
+    assert found["outcome"] == "failed"
+    assert "install fonts-noto-cjk" in found["text"]
 
 
 def test_a_model_that_is_not_there_is_found(tmp_path):
