@@ -13,6 +13,7 @@ import pytest
 from node.store_scu import PeerError, read_instance, send
 from node.tables import RunState
 from tests.node.configuration import free_ports, write_config
+from tests.system.documents import reports
 from tests.system.peers import REPOSITORY, Node, Storescp, await_true, needs_dcmtk, running
 
 pytestmark = [pytest.mark.peers, needs_dcmtk]
@@ -27,9 +28,8 @@ def check_everything_arrived_once(node, pacs, study):
     assert run.state is RunState.DELIVERED, run.error
     spooled = {path.stem for path in (node.settings.spool_dir / study.study_uid).rglob("*.dcm")}
     assert spooled == {read_instance(path).instance_uid for path in study.paths}
-    for modality in ("SR", "SEG"):
-        uids = {one.SOPInstanceUID for one in pacs.received(modality)}
-        assert len(uids) == 1, modality
+    for received in (reports(pacs.received("SR")), pacs.received("SEG")):
+        assert len({one.SOPInstanceUID for one in received}) == 1
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -9,6 +9,7 @@ from node.cli import app
 from node.store_scu import read_instance, send
 from node.tables import RunState
 from tests.node.configuration import free_ports, write_config
+from tests.system.documents import reports
 from tests.system.peers import Node, Storescp, needs_dcmtk, running
 
 pytestmark = [pytest.mark.peers, needs_dcmtk]
@@ -33,7 +34,7 @@ def test_a_checkpoint_answers_on_a_route(tmp_path, head):
         send([read_instance(path) for path in head.paths], node.peer, "PACS")
         (run,) = node.await_runs(head.study_uid)
         assert run.state is RunState.DELIVERED, run.error
-    (report,) = pacs.received("SR")
+    (report,) = reports(pacs.received("SR"))
     assert not pacs.received("SEG")
     items = [one for one in report.iterall() if one.keyword in {"TextValue", "CodeMeaning"}]
     said = "\n".join(str(item.value) for item in items)
