@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pydicom import Dataset
 from pydicom.uid import (
     UID,
+    BasicTextSRStorage,
     EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
@@ -40,6 +41,7 @@ from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.selection_conformance import check_key_objects, check_presentation_state
 from sr_writer.source_conformance import Sources, check_images, check_sources
 from sr_writer.source_images import SourceImage, on_images, source_images
+from sr_writer.text_conformance import check_text_report
 from sr_writer.value_conformance import check_values
 from sr_writer.wording import DEMONSTRATION
 
@@ -50,6 +52,7 @@ MODALITIES = {
     **dict.fromkeys(REPORT_CLASSES, "SR"),
     SegmentationStorage: "SEG",
     LABEL_MAP_SEGMENTATION_STORAGE: "SEG",
+    BasicTextSRStorage: "SR",
     ParametricMapStorage: "OT",
     SecondaryCaptureImageStorage: "OT",
     EncapsulatedPDFStorage: "DOC",
@@ -61,6 +64,7 @@ Check = Callable[
 ]
 BY_CLASS: dict[UID, Check] = {
     **dict.fromkeys(REPORT_CLASSES, check_report),
+    BasicTextSRStorage: check_text_report,
     SegmentationStorage: check_segmentation,
     LABEL_MAP_SEGMENTATION_STORAGE: check_segmentation,
     ParametricMapStorage: check_parametric_map,
@@ -71,6 +75,8 @@ BY_CLASS: dict[UID, Check] = {
 }
 WITH_FINDINGS = frozenset(REPORT_CLASSES)
 """Documents that say each finding of the assessment as TID 1500 does."""
+BY_LANGUAGES = {**dict.fromkeys(WITH_FINDINGS, 2), BasicTextSRStorage: 1}
+"""In how many languages a document says what has to be said."""
 
 
 def check_objects(
@@ -190,7 +196,8 @@ def _check_said(
 
 
 def _check_demonstration(made: Dataset, model: ModelIdentity) -> Iterator[str]:
-    if model.demonstration and made.SOPClassUID in WITH_FINDINGS:
+    if model.demonstration and made.SOPClassUID in BY_LANGUAGES:
         said = {item.get("TextValue") for item in walk(made)}
-        if not {DEMONSTRATION.en, DEMONSTRATION.zh} <= said:
+        spoken = {DEMONSTRATION.en, DEMONSTRATION.zh} & said
+        if len(spoken) < BY_LANGUAGES[made.SOPClassUID]:
             yield "TextValue nowhere says that the model is a demonstration; write it"

@@ -47,8 +47,8 @@ def measurement_report(
     root = sr.ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
     content = sr.ContentSequence(is_root=False)
     content.extend(sr.LanguageOfContentItemAndDescendants(ENGLISH))
-    content.extend(_observation_context(record, provenance))
-    content.extend(_procedures_reported(images[0].header))
+    content.extend(observation_context(record, provenance))
+    content.extend(procedures_reported(images[0].header))
     referenced = _referenced_slices(record)
     if referenced:
         content.append(image_library(each_once(images[index] for index in referenced)))
@@ -65,7 +65,8 @@ def measurement_report(
     return root
 
 
-def _observation_context(record: AssessmentRecord, provenance: Provenance) -> sr.ObservationContext:
+def observation_context(record: AssessmentRecord, provenance: Provenance) -> sr.ObservationContext:
+    """Return who observed: the model, a device (TID 1001, TID 1004)."""
     model = record.model
     return sr.ObservationContext(
         observer_device_context=sr.ObserverContext(
@@ -82,7 +83,8 @@ def _observation_context(record: AssessmentRecord, provenance: Provenance) -> sr
     )
 
 
-def _procedures_reported(header: Dataset) -> list[sr.CodeContentItem]:
+def procedures_reported(header: Dataset) -> list[sr.CodeContentItem]:
+    """Return the procedures that a source's header names, or its modality's unspecific one."""
     performed: list[sr.CodedConcept | StandardCode] = [
         sr.CodedConcept.from_dataset(item)
         for item in header.get("ProcedureCodeSequence", [])

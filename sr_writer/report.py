@@ -6,28 +6,16 @@ with outlines in its place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 
-from highdicom.sr import Comprehensive3DSR
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
-from inference.assessment import Assessment, AssessmentRecord, ModelIdentity, Presence, Text
+from inference.assessment import Assessment, AssessmentRecord, Text
 from inference.volume import Volume
-from sr_writer.header import (
-    UTF_8,
-    constructor_header,
-    plain_headers,
-    referenced_request,
-    series_number,
-    stamp,
-)
-from sr_writer.identifiers import object_uid
-from sr_writer.image_regions import Subject
+from sr_writer.document import Reported, in_form, reported, sr_document
 from sr_writer.measurement_report import measurement_report
 from sr_writer.provenance import Provenance
-from sr_writer.source_images import SourceImage, on_images, source_images
-from sr_writer.wording import finding_line, intended_use, narrative, statements
+from sr_writer.wording import about_model, finding_line, intended_use, narrative, statements
 
 REPORT_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
 """SOP classes of a report, the best first."""
@@ -35,11 +23,6 @@ REPORT_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRSt
 SERIES_DESCRIPTION = "Overread AI second opinion (unverified)"
 SERIES_OFFSET = 1
 LIMITATIONS = Text(en="Limitations:", zh="局限：")
-
-NOT_ASSESSED = "No assessment was made"
-NOT_ALL_SEEN = "Slices are missing, so part of the anatomy was not seen"
-NOT_ALL_DETERMINED = "A finding is undetermined"
-NO_NARRATIVE = "The narrative was withheld"
 
 
 def write_report(
@@ -52,8 +35,9 @@ def write_report(
     predecessor: Dataset | None = None,
 ) -> Dataset:
     """Write the first of `write_reports`, its best form."""
-    document, model = _document(assessment, sources, volume, segmentation, provenance)
-    return _in_form(document, 0, model, provenance, predecessor)
+    about = reported(assessment, sources, volume)
+    document = _document(about, segmentation, provenance)
+    return _of_rank(0, document, about, provenance, predecessor)
 
 
 def write_reports(
@@ -88,99 +72,44 @@ def write_reports(
         present and outlined has a segment on none of the images.
     """
     made: list[Dataset] = []
+    about = reported(assessment, sources, volume)
     for shown in [None] if segmentation is None else [segmentation, None]:
-        document, model = _document(assessment, sources, volume, shown, provenance)
+        document = _document(about, shown, provenance)
         for _ in REPORT_CLASSES:
             rank = len(made)
             predecessor = _superseded(predecessors, rank)
-            made.append(_in_form(document, rank, model, provenance, predecessor))
+            made.append(_of_rank(rank, document, about, provenance, predecessor))
     return made
 
 
-def _document(
-    assessment: Assessment,
-    sources: Sequence[Dataset],
-    volume: Volume | None,
-    segmentation: Dataset | None,
-    provenance: Provenance,
-) -> tuple[Dataset, ModelIdentity]:
+def _document(about: Reported, segmentation: Dataset | None, provenance: Provenance) -> Dataset:
     """Return what all forms that refer to the SEG, or do not, have in common."""
-    if not sources:
-        raise ValueError("a report needs the instances that it reports on")
-    others: list[Dataset] = []
-    if volume is None:
-        there = assessment
-        images = [SourceImage(header) for header in plain_headers(sorted(sources, key=_uid))]
-    else:
-        there = on_images(assessment, volume)
-        images = source_images(volume)
-        known = set(map(_uid, volume.sources))
-        rest = [source for source in sources if _uid(source) not in known]
-        others = plain_headers(sorted(rest, key=_uid)) if rest else []
-    slices = [image.header for image in images]
-    first, record = slices[0], there.record
-    subject = Subject(record, images, there.masks, _mosaics(images, sources))
-    root = measurement_report(subject, segmentation, provenance)
-    try:
-        made = Comprehensive3DSR(
-            evidence=[
-                constructor_header(first),
-                *slices[1:],
-                *others,
-                *([] if segmentation is None else [segmentation]),
-            ],
-            content=root,
-            series_instance_uid=object_uid("SR series", record.model, provenance),
-            series_number=series_number(first, SERIES_OFFSET),
-            sop_instance_uid=object_uid("SR", record.model, provenance),
-            instance_number=1,
-            manufacturer=record.model.manufacturer,
-            manufacturer_model_name=record.model.name,
-            software_versions=record.model.version,
-            device_serial_number=record.model.digest[:64],
-            series_description=SERIES_DESCRIPTION,
-            requested_procedures=referenced_request(first) or None,
-            specific_character_set=UTF_8,
-        )
-    except KeyError as error:
-        raise ValueError(
-            f"SOP class {first.SOPClassUID} is none that a report can be on"
-        ) from error
-    shortfall = _shortfall(record, volume)
-    made.CompletionFlag = "COMPLETE" if shortfall is None else "PARTIAL"
-    if shortfall is not None:
-        made.CompletionFlagDescription = shortfall
-    stamp(made, first, record.model, provenance)
-    return made, record.model
+    return sr_document(
+        measurement_report(about.subject, segmentation, provenance),
+        about,
+        provenance,
+        series_description=SERIES_DESCRIPTION,
+        series_offset=SERIES_OFFSET,
+        segmentation=segmentation,
+    )
 
 
-def _in_form(
-    document: Dataset,
+def _of_rank(
     rank: int,
-    model: ModelIdentity,
+    document: Dataset,
+    about: Reported,
     provenance: Provenance,
     predecessor: Dataset | None,
 ) -> Dataset:
-    """Return the document in the SOP class of a rank, as an object of its own.
-
-    Elements are shared with `document`, except those that differ.
-    """
-    form = f"SR {rank}" if rank else "SR"
-    sop_class = REPORT_CLASSES[rank % len(REPORT_CLASSES)]
-    instance_uid = object_uid(form, model, provenance)
-    made = Dataset()
-    made.update(document)
-    for keyword, uid in (
-        ("SOPClassUID", sop_class),
-        ("SOPInstanceUID", instance_uid),
-        ("SeriesInstanceUID", object_uid(f"{form} series", model, provenance)),
-    ):
-        made[keyword] = DataElement(keyword, "UI", uid)
+    made = in_form(
+        document,
+        REPORT_CLASSES[rank % len(REPORT_CLASSES)],
+        f"SR {rank}" if rank else "SR",
+        about.subject.record.model,
+        provenance,
+    )
     if predecessor is not None:
         made.PredecessorDocumentsSequence = [_reference(predecessor)]
-    made.file_meta = copy(document.file_meta)
-    made.file_meta["MediaStorageSOPClassUID"] = DataElement(0x00020002, "UI", sop_class)
-    made.file_meta["MediaStorageSOPInstanceUID"] = DataElement(0x00020003, "UI", instance_uid)
     return made
 
 
@@ -203,10 +132,6 @@ def _reference(document: Dataset) -> Dataset:
 def report_text(record: AssessmentRecord) -> Text:
     """Return the report as plain text, one language each; nothing of it identifies a patient."""
     model, written = record.model, narrative(record)
-    about = Text(
-        en=f"Model: {model.name} {model.version}, {model.manufacturer}.",
-        zh=f"模型：{model.name} {model.version}，{model.manufacturer}。",
-    )
     limitations = (
         Text(en=each.en and f"- {each.en}", zh=each.zh and f"- {each.zh}")
         for each in record.limitations
@@ -215,7 +140,7 @@ def report_text(record: AssessmentRecord) -> Text:
         [*statements(record), *map(finding_line, record.findings)],
         [] if written is None else [written],
         [LIMITATIONS, *limitations] if record.limitations else [],
-        [about, intended_use(model)],
+        [about_model(model), intended_use(model)],
     ]
     return Text(
         en=_joined([said.en for said in paragraph] for paragraph in paragraphs),
@@ -227,33 +152,3 @@ def _joined(paragraphs: Iterable[Iterable[str]]) -> str:
     """Return the paragraphs with a line between them, without what is not said in a language."""
     lines = ("\n".join(line for line in paragraph if line) for paragraph in paragraphs)
     return "\n\n".join(paragraph for paragraph in lines if paragraph)
-
-
-def _uid(source: Dataset) -> str:
-    """Return what sources are told apart by, so that their order makes no difference."""
-    return str(source.get("SOPInstanceUID", ""))
-
-
-def _mosaics(
-    images: Sequence[SourceImage], sources: Sequence[Dataset]
-) -> dict[str, tuple[int, int]]:
-    """Return rows and columns of each source that some of `images` are tiles of."""
-    tiled = {image.reference[0] for image in images if image.is_tile}
-    return {
-        uid: (int(source.Rows), int(source.Columns))
-        for source in sources
-        if (uid := _uid(source)) in tiled
-    }
-
-
-def _shortfall(record: AssessmentRecord, volume: Volume | None) -> str | None:
-    """Return what keeps the report from being COMPLETE (PS3.3 C.17.2), if anything."""
-    if not record.completed:
-        return NOT_ASSESSED
-    if volume is not None and volume.verdict.missing_slices:
-        return NOT_ALL_SEEN
-    if any(finding.presence is Presence.UNDETERMINED for finding in record.findings):
-        return NOT_ALL_DETERMINED
-    if narrative(record) is None:
-        return NO_NARRATIVE
-    return None

@@ -38,6 +38,7 @@ from sr_writer.secondary_capture import write_secondary_captures
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
 from sr_writer.source_images import source_images
+from sr_writer.text_report import write_text_reports
 
 
 class Kind(StrEnum):
@@ -174,12 +175,27 @@ def _results(
         )
         for rank, report in enumerate(reports):
             yield Result(Kind.REPORT, report, rank=rank)
+    if Kind.TEXT_REPORT in kinds:
+        yield from _texts(assessment, headers, volume, provenance, languages)
     if Kind.PDF in kinds:
         for language in (each for each in LANGUAGES if each in languages):
             made = write_pdf_report(
                 assessment, headers, volume, pictures, provenance, language=language
             )
             yield Result(Kind.PDF, made, language=language)
+
+
+def _texts(
+    assessment: Assessment,
+    headers: Sequence[Dataset],
+    volume: Volume | None,
+    provenance: Provenance,
+    languages: Collection[str],
+) -> Iterator[Result]:
+    spoken = [language for language in LANGUAGES if language in languages]
+    made = write_text_reports(assessment, headers, volume, provenance, spoken)
+    for language, text in zip(spoken, made, strict=True):
+        yield Result(Kind.TEXT_REPORT, text, language=language)
 
 
 def _of_pictures(

@@ -86,6 +86,14 @@ def probability(finding: Finding) -> Text | None:
     )
 
 
+def about_model(model: ModelIdentity) -> Text:
+    """Return the sentence that says which model it was."""
+    return Text(
+        en=f"Model: {model.name} {model.version}, {model.manufacturer}.",
+        zh=f"模型：{model.name} {model.version}，{model.manufacturer}。",
+    )
+
+
 def intended_use(model: ModelIdentity) -> Text:
     """Return the sentence that says what the model was made for."""
     use = model.intended_use
