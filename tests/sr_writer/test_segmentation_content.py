@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scipy import ndimage
 
 from inference.assessment import Assessment, LabelMap
@@ -89,3 +90,14 @@ def test_a_label_map_is_written_as_its_masks_are(form, columns):
         for each in (assessment, as_labels)
     )
     assert made == expected
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("form", SegmentationForm)
+def test_it_is_the_same_in_every_encoding(form, syntax):
+    volume = make_volume()
+    assessment = with_probabilities(two_segments(volume, overlap=False))
+    made = write_segmentation(assessment, volume, PROVENANCE, form=form)
+    explicit = as_received(made)
+    made.file_meta.TransferSyntaxUID = syntax
+    assert list(differences(as_received(made), explicit)) == []
