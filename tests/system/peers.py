@@ -24,6 +24,7 @@ from tests.node.configuration import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 ORTHANC = Path("/usr/sbin/Orthanc")
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 # Debian's DCMTK leaves Nagle's algorithm on: without this every image costs 40 ms.
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
@@ -59,7 +60,7 @@ end
 
 
 class Orthanc:
-    """One Orthanc with an empty storage, its REST API on loopback."""
+    """One Orthanc with an empty storage, its REST API on loopback; DICOMweb where it has that."""
 
     def __init__(self, folder, *, node_port, dicom_port, ae_title="PACS"):
         self.http_port = free_ports(1)[0]
@@ -82,7 +83,7 @@ class Orthanc:
             "StableAge": 4,
             "LuaScripts": [str(script)],
             "DicomModalities": {"overread": ["OVERREAD", "127.0.0.1", node_port]},
-            "Plugins": [],
+            "Plugins": [str(DICOMWEB_PLUGIN)] if DICOMWEB_PLUGIN.exists() else [],
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         self._log = (folder / "orthanc.log").open("wb")

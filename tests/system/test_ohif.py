@@ -1,0 +1,148 @@
+"""What a radiologist sees of the node's results in OHIF, read from its page and its pixels.
+
+Set OVERREAD_SCREENSHOTS to a folder to keep the pictures that docs/viewers.md shows.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import Comprehensive3DSRStorage
+
+from node.tables import RunState
+from tests.node.configuration import free_ports, write_config
+from tests.system.canvas_reader import box, dice, in_picture, is_coloured, is_white
+from tests.system.ohif import needs_ohif, viewer
+from tests.system.peers import Node, Orthanc, await_true, needs_dcmtk, needs_orthanc, running
+
+pytestmark = [pytest.mark.peers, needs_orthanc, needs_dcmtk, needs_ohif]
+
+FINDING = "Intracranial haemorrhage"
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory, head):
+    """A PACS that holds the study and what the node delivered of it."""
+    folder = tmp_path_factory.mktemp("ohif")
+    pacs_port = free_ports(1)[0]
+    node = Node(write_config(folder, pacs_port=pacs_port))
+    with running(node):
+        node.start()
+        pacs = Orthanc(folder / "orthanc", node_port=node.settings.node.port, dicom_port=pacs_port)
+        with running(pacs):
+            pacs.store(head.paths[0].parent)
+            (run,) = node.await_runs(head.study_uid)
+            assert run.state is RunState.DELIVERED, run.error
+            yield pacs
+
+
+@pytest.fixture(scope="module")
+def ohif(pacs):
+    with viewer(pacs.http_port) as window:
+        yield window
+
+
+@pytest.fixture
+def window(ohif, head):
+    """OHIF with the study open; nothing may have gone wrong by the end of the test."""
+    ohif.errors.clear()
+    yield ohif.open(head.study_uid)
+    assert ohif.errors == []
+
+
+def test_the_segmentation_is_shown_over_the_lesion(window, head):
+    window.show("SEG")
+    window.accept("open this Segmentation")
+    (row,) = window.open_panel("panelSegmentation")
+    assert FINDING in row
+    window.go_to_first_image()
+    window.click_row(0)
+    number = await_true(lambda: beside(window, best_image(head)), 10, "the jump to the segment")
+    await_true(lambda: is_coloured(window.pixels()).any(), 10, "the overlay")
+    picture = window.pixels()
+    expected = lesion_in(picture, head, number)
+    shown = is_coloured(picture)
+    assert dice(shown, expected) > 0.85
+    check_side(window, picture, shown)
+    keep(window, "segmentation")
+
+
+def test_the_report_is_drawn_on_its_best_slice_and_becomes_a_measurement(window, head, pacs):
+    report = measurement_report(pacs, head)
+    window.show("SR", description=report.SeriesDescription)
+    window.await_question("continue tracking")
+    number = await_true(lambda: beside(window, best_image(head)), 10, "the best slice")
+    assert window.tracked() == tracking_uids(report)
+    words = window.words()
+    for said in ("Volume: ", "Long axis: ", "Certainty of Finding: "):
+        assert any(line.startswith(said) for line in words), words
+    picture = window.pixels()
+    drawn = np.array(window.lines_box())
+    assert np.abs(drawn - box(lesion_in(picture, head, number))).max() < 12
+    keep(window, "report")
+
+    window.accept("continue tracking")
+    (row,) = window.open_panel("trackedMeasurements")
+    assert f"{FINDING} (AI, unverified)" in row
+    window.go_to_first_image()
+    window.click_row(0)
+    await_true(lambda: window.instance_number() == number, 10, "the jump to the measurement")
+    keep(window, "measurement")
+
+
+def measurement_report(pacs, head):
+    reports = [dcmread(io.BytesIO(encoded)) for encoded in pacs.instances(head.study_uid, "SR")]
+    (found,) = (one for one in reports if one.SOPClassUID == Comprehensive3DSRStorage)
+    return found
+
+
+def best_image(head):
+    """Number of the image in which the lesion is largest."""
+    return int(np.argmax(np.count_nonzero(head.truth, axis=(1, 2)))) + 1
+
+
+def beside(window, best):
+    """The number of the image that is shown, where it is one of those around the best."""
+    number = window.instance_number()
+    return number if abs(number - best) <= 3 else None
+
+
+def lesion_in(picture, head, number):
+    """The true lesion of an image as it should lie in the picture [y, x]."""
+    image = dcmread(head.paths[number])  # the scout is the first
+    assert image.InstanceNumber == number
+    return in_picture(head.truth[number - 1], image, picture)
+
+
+def check_side(window, picture, shown):
+    """The patient's left, where this lesion is, is at the right of the head."""
+    assert window.orientation() == ("R", "A")
+    left, _, right, _ = box(is_white(picture))
+    assert box(shown)[0] > (left + right) / 2
+
+
+def tracking_uids(report):
+    """Tracking Unique Identifiers in a report, each once."""
+    (measurements,) = (
+        item
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeMeaning == "Imaging Measurements"
+    )
+    return list(
+        dict.fromkeys(
+            str(item.UID)
+            for group in measurements.ContentSequence
+            for item in group.ContentSequence
+            if item.ValueType == "UIDREF"
+        )
+    )
+
+
+def keep(window, name):
+    """Keep a picture for the documentation, where one is asked for."""
+    folder = os.environ.get("OVERREAD_SCREENSHOTS")
+    if folder:
+        window.screenshot(Path(folder) / f"ohif-{name}.png")
