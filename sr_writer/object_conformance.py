@@ -82,8 +82,8 @@ def check_identity(made: Dataset, sources: Sources) -> Iterator[str]:
         ):
             yield f"{keyword} is not the source's; copy it from the source, never from elsewhere"
     orders = made.get("ReferencedRequestSequence")
-    if orders is not None and not any(
-        _plain(orders) == _plain(referenced_request(each)) for each in (header, *sources.others)
+    if orders is not None and not (
+        _asks_for(orders, header) or any(_asks_for(orders, each) for each in sources.others)
     ):
         yield "ReferencedRequestSequence is not the source's order; copy it from the source"
     if made.get("SeriesInstanceUID") == header.SeriesInstanceUID:
@@ -94,6 +94,10 @@ def _same(made: Dataset, header: Dataset, keyword: str) -> bool:
     if keyword.endswith("Sequence"):
         return _plain(made.get(keyword, [])) == _plain(header.get(keyword, []))
     return str(made.get(keyword) or "") == str(header.get(keyword) or "")
+
+
+def _asks_for(orders: Sequence[Dataset], header: Dataset) -> bool:
+    return _plain(orders) == _plain(referenced_request(header))
 
 
 def _plain(items: Sequence[Dataset]) -> list[dict[int, object]]:

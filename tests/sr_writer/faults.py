@@ -12,15 +12,13 @@ from functools import cache
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, CTImageStorage, MRImageStorage
+from pydicom.uid import UID, MRImageStorage
 
 from inference.assessment import Assessment, Laterality
 from sr_writer.content_items import is_named, walk
 from sr_writer.results import LANGUAGES, Kind, Result, write_results
 from tests.sr_writer.series import (
-    HAEMORRHAGE,
     LESION_AT,
-    MODEL,
     PROVENANCE,
     as_received,
     lesion,
@@ -60,7 +58,9 @@ def everything(volume) -> Assessment:
             "segments": (segment(1), segment(2, "Second")),
         }
     )
-    return Assessment(record, {1: shown.masks[1], 2: other})
+    masks = {1: shown.masks[1], 2: other}
+    probabilities = {1: np.where(masks[1], np.uint8(220), np.uint8(8))}
+    return Assessment(record, masks, probabilities)
 
 
 @cache
@@ -116,9 +116,22 @@ class Fault:
     said: str
 
 
+def judged(kind: Kind) -> tuple[Result, ...]:
+    """The good results that an object of a kind is judged with: the SEG, and the best of it."""
+    segmentation, report = (
+        next(each for each in good_results() if each.kind is wanted)
+        for wanted in (Kind.SEGMENTATION, Kind.REPORT)
+    )
+    if kind in {Kind.SEGMENTATION, Kind.REPORT}:
+        return segmentation, report
+    return segmentation, next(each for each in good_results() if each.kind is kind)
+
+
 def spoiled(fault: Fault) -> Made:
-    """The good results with one fault."""
-    made = Made([Result(e.kind, deepcopy(e.dataset), e.rank, e.language) for e in good_results()])
+    """The good results that matter, with one fault."""
+    made = Made(
+        [Result(e.kind, deepcopy(e.dataset), e.rank, e.language) for e in judged(fault.kind)]
+    )
     fault.spoil(made)
     return made
 
@@ -220,6 +233,8 @@ REFERENCED = ("ReferencedSOPSequence", 0)
 VOLUME_VALUE = measured(codes.SCT.Volume)
 FIRST_SEGMENT = ("SegmentSequence", 0)
 SEG, SR = Kind.SEGMENTATION, Kind.REPORT
+MAP, SC, PR = Kind.PARAMETRIC_MAP, Kind.SECONDARY_CAPTURE, Kind.PRESENTATION_STATE
+KO, PDF = Kind.KEY_OBJECTS, Kind.PDF
 
 
 def pixels(change: Callable[[np.ndarray], np.ndarray]) -> Callable:
@@ -385,6 +400,37 @@ def double(keyword_path: tuple) -> Callable:
         target.NumericValue = float(target.NumericValue) * 1000
 
     return spoil
+
+
+def no_warning(made: Made) -> None:
+    """The picture is black all over."""
+    made.first(SC).PixelData = bytes(len(made.first(SC).PixelData))
+
+
+def line_outside(made: Made) -> None:
+    for annotation in made.first(PR).GraphicAnnotationSequence:
+        for line in annotation.get("GraphicObjectSequence", []):
+            line.GraphicData = [each + 500 for each in line.GraphicData]
+
+
+def other_title(made: Made) -> None:
+    code = made.first(KO).ConceptNameCodeSequence[0]
+    code.CodeValue, code.CodeMeaning = "113013", "Best In Set"
+
+
+def scale_map(factor: float) -> Callable:
+    def spoil(made: Made) -> None:
+        values = np.frombuffer(made.first(MAP).FloatPixelData, "<f4")
+        made.first(MAP).FloatPixelData = (values * np.float32(factor)).tobytes()
+
+    return spoil
+
+
+def flip_map(made: Made) -> None:
+    dataset = made.first(MAP)
+    shape = (int(dataset.NumberOfFrames), int(dataset.Rows), int(dataset.Columns))
+    values = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(shape)
+    dataset.FloatPixelData = np.ascontiguousarray(values[:, :, ::-1]).tobytes()
 
 
 FAULTS = (
@@ -878,6 +924,99 @@ FAULTS = (
     Fault("no pixel data", SEG, cut(SEG, "PixelData"), "PixelData"),
     Fault("SEG of 8 bits", SEG, put(SEG, "BitsAllocated", value=8), "BitsAllocated"),
     Fault("no segment sequence", SEG, cut(SEG, "SegmentSequence"), "SegmentSequence"),
+    # what stands in for, or goes beside, SR and SEG
+    Fault("capture of another patient", SC, put(SC, "PatientID", value="P-0043"), "PatientID"),
+    Fault("capture of no conversion", SC, cut(SC, "ConversionType"), "lacks ConversionType"),
+    Fault(
+        "capture without burned in words",
+        SC,
+        put(SC, "BurnedInAnnotation", value="NO"),
+        "BurnedInAnnotation",
+    ),
+    Fault("capture without warning", SC, no_warning, "no warning"),
+    Fault("capture of other sides", SC, put(SC, "PatientOrientation", value=["R", "P"]), "letters"),
+    Fault(
+        "capture of half the pixels",
+        SC,
+        lambda made: setattr(made.first(SC), "PixelData", made.first(SC).PixelData[:1000]),
+        "PixelData",
+    ),
+    Fault(
+        "capture of a stranger",
+        SC,
+        put(SC, "SourceImageSequence", 0, "ReferencedSOPInstanceUID", value=STRANGER),
+        "SourceImageSequence",
+    ),
+    Fault(
+        "presentation state of a stranger",
+        PR,
+        put(PR, "ReferencedSeriesSequence", 0, "SeriesInstanceUID", value=STRANGER),
+        "names another series",
+    ),
+    Fault(
+        "presentation state without area",
+        PR,
+        cut(PR, "DisplayedAreaSelectionSequence"),
+        "lacks DisplayedAreaSelectionSequence",
+    ),
+    Fault(
+        "presentation state whose line leaves the image",
+        PR,
+        line_outside,
+        "outside the image",
+    ),
+    Fault(
+        "presentation state that does not say unverified",
+        PR,
+        put(PR, "ContentLabel", value="AI"),
+        "AI_UNVERIFIED",
+    ),
+    Fault(
+        "key objects without evidence",
+        KO,
+        cut(KO, "CurrentRequestedProcedureEvidenceSequence"),
+        "lacks CurrentRequestedProcedureEvidenceSequence",
+    ),
+    Fault(
+        "key objects that a person would have chosen",
+        KO,
+        lambda made: made.first(KO).ContentSequence.remove(
+            item(made.first(KO), codes.DCM.DeviceObserverUID)
+        ),
+        "device observer",
+    ),
+    Fault("key objects of another study", KO, put(KO, "StudyInstanceUID", value=STRANGER), "Study"),
+    Fault("key objects of another title", KO, other_title, "113000"),
+    Fault(
+        "PDF of another accession number",
+        PDF,
+        put(PDF, "AccessionNumber", value="A-2026-2"),
+        "AccessionNumber",
+    ),
+    Fault(
+        "PDF cut short",
+        PDF,
+        lambda made: setattr(
+            made.first(PDF), "EncapsulatedDocument", made.first(PDF).EncapsulatedDocument[:2000]
+        ),
+        "no whole PDF",
+    ),
+    Fault(
+        "PDF of another type",
+        PDF,
+        put(PDF, "MIMETypeOfEncapsulatedDocument", value="text/plain"),
+        "MIMETypeOfEncapsulatedDocument",
+    ),
+    Fault("PDF that does not say unverified", PDF, put(PDF, "DocumentTitle", value="AI"), "Title"),
+    Fault(
+        "map of another frame of reference",
+        MAP,
+        put(MAP, "FrameOfReferenceUID", value=STRANGER),
+        "FrameOfReferenceUID",
+    ),
+    Fault("map of percent", MAP, scale_map(100), "no probability"),
+    Fault("map of half the probability", MAP, scale_map(0.5), "not the assessment's probability"),
+    Fault("map with columns reversed", MAP, flip_map, "map"),
 )
 
 
@@ -887,6 +1026,3 @@ def measured_value(made: Made, code, value: bytes) -> None:
     holder["NumericValue"] = holder["NumericValue"].__class__(
         "NumericValue", "DS", value.decode(), validation_mode=0
     )
-
-
-__all__ = ["FAULTS", "HAEMORRHAGE", "MODEL", "VOLUME", "CTImageStorage", "spoiled"]
