@@ -13,15 +13,13 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from inference.assessment import Assessment, AssessmentRecord, ModelIdentity, Text
-from inference.volume import Volume
+from inference.assessment import AssessmentRecord, ModelIdentity, Text
 from sr_writer.fonts import report_font
-from sr_writer.header import UTF_8, constructor_header, plain_headers, series_number, stamp
+from sr_writer.header import UTF_8, constructor_header, series_number, stamp
 from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage
 from sr_writer.provenance import Provenance
 from sr_writer.report import report_text
-from sr_writer.source_images import on_images, source_images
 
 SERIES_DESCRIPTION = "Overread AI report, PDF (unverified)"
 SERIES_OFFSET = 8
@@ -87,9 +85,8 @@ class _Pages(FPDF):
 
 
 def write_pdf_report(
-    assessment: Assessment,
-    sources: Sequence[Dataset],
-    volume: Volume | None,
+    record: AssessmentRecord,
+    headers: Sequence[Dataset],
     pictures: Sequence[KeyImage],
     provenance: Provenance,
     *,
@@ -99,10 +96,10 @@ def write_pdf_report(
 
     Parameters
     ----------
-    sources
-        Headers of every instance of the series, in any order.
-    volume
-        The volume that was assessed, None where none could be made.
+    record
+        The assessment in terms of the source images.
+    headers
+        Plain headers of the images that it is about; the first has the patient and the study.
     pictures
         Those that show something are part of the report.
 
@@ -111,12 +108,6 @@ def write_pdf_report(
     FontMissingError
         Where the font is not installed.
     """
-    if volume is None:
-        record = assessment.record
-        headers = plain_headers(sorted(sources, key=lambda source: str(source.SOPInstanceUID)))
-    else:
-        record = on_images(assessment, volume).record
-        headers = [image.header for image in source_images(volume)]
     model, first = record.model, headers[0]
     accepted = constructor_header(first)
     made = SOPClass(

@@ -21,6 +21,7 @@ from highdicom.pr import (
 )
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
+from pydicom.valuerep import DS
 
 from inference.assessment import Assessment, Mask, ModelIdentity
 from inference.volume import Volume
@@ -30,7 +31,7 @@ from sr_writer.identifiers import object_uid, tracking
 from sr_writer.key_images import KeyImage, covered, display_window, warning
 from sr_writer.provenance import Provenance
 from sr_writer.secondary_capture import copy_body_part
-from sr_writer.source_images import SourceImage, on_images, source_images
+from sr_writer.source_images import SourceImage, on_images
 
 SERIES_DESCRIPTION = "Overread AI outlines (unverified)"
 SERIES_OFFSET = 6
@@ -48,17 +49,17 @@ MODALITY_LUT = ("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "Resc
 
 def write_presentation_states(
     pictures: Sequence[KeyImage],
+    images: Sequence[SourceImage],
     assessment: Assessment,
     volume: Volume,
     provenance: Provenance,
 ) -> list[GrayscaleSoftcopyPresentationState]:
-    """Write what the pictures show as outlines and texts on their source images.
+    """Write what the pictures show as outlines and texts on their source images, `images`.
 
     A presentation state says anew how stored values become grey, the same for all of its images:
     one is written for each Modality LUT or Rescale Slope and Intercept among them. None is written
     where nothing was found, or for tiles of a mosaic: it is not known where in it they lie.
     """
-    images = source_images(volume)
     shown = [each for each in pictures if each.shows and not images[each.index].is_tile]
     there = on_images(assessment, volume)
     made: list[GrayscaleSoftcopyPresentationState] = []
@@ -125,7 +126,9 @@ def _state(
         made.RescaleType = "HU" if volume.modality == "CT" else "US"
     area = made.DisplayedAreaSelectionSequence[0]
     del area.PresentationPixelAspectRatio
-    area.PresentationPixelSpacing = first.PixelSpacing
+    area.PresentationPixelSpacing = [
+        DS(float(spacing), auto_format=True) for spacing in first.PixelSpacing
+    ]
     copy_body_part(made, source)
     stamp(made, first, model, provenance)
     made.PresentationCreationDate, made.PresentationCreationTime = (

@@ -27,6 +27,7 @@ from pydicom.uid import (
 
 from inference.assessment import Assessment
 from inference.volume import Volume
+from sr_writer.header import plain_headers
 from sr_writer.key_images import KeyImage, draw_key_images
 from sr_writer.key_objects import write_key_objects
 from sr_writer.parametric_map import write_parametric_maps
@@ -37,7 +38,7 @@ from sr_writer.report import write_reports
 from sr_writer.secondary_capture import write_secondary_captures
 from sr_writer.segmentation import write_segmentation
 from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
-from sr_writer.source_images import source_images
+from sr_writer.source_images import on_images, source_images
 from sr_writer.text_report import write_text_reports
 
 
@@ -178,11 +179,9 @@ def _results(
     if Kind.TEXT_REPORT in kinds:
         yield from _texts(assessment, headers, volume, provenance, languages)
     if Kind.PDF in kinds:
-        for language in (each for each in LANGUAGES if each in languages):
-            made = write_pdf_report(
-                assessment, headers, volume, pictures, provenance, language=language
-            )
-            yield Result(Kind.PDF, made, language=language)
+        yield from _pdf_reports(
+            assessment, headers, volume, provenance, pictures=pictures, languages=languages
+        )
 
 
 def _texts(
@@ -198,6 +197,26 @@ def _texts(
         yield Result(Kind.TEXT_REPORT, text, language=language)
 
 
+def _pdf_reports(
+    assessment: Assessment,
+    headers: Sequence[Dataset],
+    volume: Volume | None,
+    provenance: Provenance,
+    *,
+    pictures: Sequence[KeyImage],
+    languages: Collection[str],
+) -> Iterator[Result]:
+    if volume is None:
+        record = assessment.record
+        about = plain_headers(sorted(headers, key=lambda header: str(header.get("SOPInstanceUID"))))
+    else:
+        record = on_images(assessment, volume).record
+        about = [image.header for image in source_images(volume)]
+    for language in (each for each in LANGUAGES if each in languages):
+        made = write_pdf_report(record, about, pictures, provenance, language=language)
+        yield Result(Kind.PDF, made, language=language)
+
+
 def _of_pictures(
     pictures: Sequence[KeyImage],
     assessment: Assessment,
@@ -206,15 +225,15 @@ def _of_pictures(
     kinds: Collection[Kind],
 ) -> Iterator[Result]:
     """Yield what is made of the key images; nothing of those that show no finding."""
-    model = assessment.record.model
+    model, images = assessment.record.model, source_images(volume)
     if Kind.SECONDARY_CAPTURE in kinds:
-        for capture in write_secondary_captures(pictures, volume, model, provenance):
+        for capture in write_secondary_captures(pictures, images, volume, model, provenance):
             yield Result(Kind.SECONDARY_CAPTURE, capture)
     if Kind.PRESENTATION_STATE in kinds:
-        for state in write_presentation_states(pictures, assessment, volume, provenance):
+        for state in write_presentation_states(pictures, images, assessment, volume, provenance):
             yield Result(Kind.PRESENTATION_STATE, state)
     if Kind.KEY_OBJECTS in kinds:
-        selection = write_key_objects(pictures, source_images(volume), model, provenance)
+        selection = write_key_objects(pictures, images, model, provenance)
         if selection is not None:
             yield Result(Kind.KEY_OBJECTS, selection)
 

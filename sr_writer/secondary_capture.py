@@ -18,22 +18,32 @@ from sr_writer.header import UTF_8, series_number, stamp
 from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage, patient_orientation
 from sr_writer.provenance import Provenance
-from sr_writer.source_images import SourceImage, source_images
+from sr_writer.source_images import SourceImage
 from sr_writer.wording import notice
 
 SERIES_DESCRIPTION = "Overread AI key images (unverified)"
 SERIES_OFFSET = 5
+UNPAIRED = frozenset(
+    {"ABDOMEN", "BRAIN", "CHEST", "CSPINE", "HEAD", "HEART", "LIVER", "LSPINE", "NECK", "PELVIS"}
+    | {"SKULL", "SPINE", "SPLEEN", "SSPINE", "TSPINE"}
+)
+"""Body parts that have no left and right one (PS3.16 Annex L), of those that are scanned most."""
+
 LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def write_secondary_captures(
-    pictures: Sequence[KeyImage], volume: Volume, model: ModelIdentity, provenance: Provenance
+    pictures: Sequence[KeyImage],
+    images: Sequence[SourceImage],
+    volume: Volume,
+    model: ModelIdentity,
+    provenance: Provenance,
 ) -> list[SCImage]:
     """Write the pictures that show something, as one series; none where nothing was found.
 
+    `images` are those of the volume, that the pictures count.
     A picture of an image with nothing on it would pass for a normal finding.
     """
-    images = source_images(volume)
     shown = [picture for picture in pictures if picture.shows]
     made = []
     for number, picture in enumerate(shown, 1):
@@ -88,7 +98,7 @@ def copy_body_part(made: Dataset, source: Dataset) -> None:
     Laterality is Type 2C: empty where the source leaves open whether it is of a paired part.
     """
     _copy(made, source, ("BodyPartExamined", "Laterality"))
-    if not source.get("BodyPartExamined") and "Laterality" not in source:
+    if source.get("BodyPartExamined") not in UNPAIRED and "Laterality" not in source:
         made.Laterality = None
 
 

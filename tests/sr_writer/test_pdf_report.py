@@ -13,9 +13,11 @@ from inference.assessment import Text, not_assessed
 from sr_writer import fonts
 from sr_writer.conformance import check_objects
 from sr_writer.fonts import FontMissingError, report_font
+from sr_writer.header import plain_headers
 from sr_writer.key_images import draw_key_images
 from sr_writer.pdf_report import write_pdf_report
 from sr_writer.report import report_text
+from sr_writer.results import Kind, write_results
 from tests.sr_writer.series import (
     MODEL,
     PROVENANCE,
@@ -47,14 +49,8 @@ ASSESSMENT = mixed(VOLUME)
 
 def write(language, assessment=ASSESSMENT, volume=VOLUME):
     pictures = draw_key_images(assessment, volume) if assessment.record.completed else []
-    return write_pdf_report(
-        assessment,
-        VOLUME.sources,
-        volume if assessment.record.completed else None,
-        pictures,
-        PROVENANCE,
-        language=language,
-    )
+    headers = plain_headers(volume.sources)
+    return write_pdf_report(assessment.record, headers, pictures, PROVENANCE, language=language)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +115,22 @@ def test_both_languages_pass_the_gate_as_one_series(good):
     assert check_objects(list(good.values()), VOLUME.sources, VOLUME, model=MODEL) == []
     assert len({each.SeriesInstanceUID for each in good.values()}) == 1
     assert [each.InstanceNumber for each in good.values()] == [1, 2]
+
+
+def test_objects_of_every_kind_pass_the_gate_together():
+    made = write_results(
+        ASSESSMENT,
+        VOLUME.sources,
+        VOLUME,
+        PROVENANCE,
+        predecessors={},
+        kinds=list(Kind),
+        languages={"en", "zh"},
+    )
+    assert {each.kind for each in made} == set(Kind) - {Kind.PARAMETRIC_MAP}
+    assert [each.language for each in made if each.kind is Kind.PDF] == ["en", "zh"]
+    objects = [as_received(each.dataset) for each in made]
+    assert check_objects(objects, VOLUME.sources, VOLUME, model=MODEL) == []
 
 
 @poppler

@@ -10,6 +10,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import DataElement
+from pydicom.config import IGNORE
 from pydicom.sr.codedict import codes
 
 from sr_writer.conformance import check_objects
@@ -45,8 +47,9 @@ VOLUME = spooled(make_volume(OBLIQUE))
 def selections(assessment, volume):
     """The key objects, then the presentation states."""
     pictures = draw_key_images(assessment, volume)
-    made = [write_key_objects(pictures, source_images(volume), MODEL, PROVENANCE)]
-    made += write_presentation_states(pictures, assessment, volume, PROVENANCE)
+    images = source_images(volume)
+    made = [write_key_objects(pictures, images, MODEL, PROVENANCE)]
+    made += write_presentation_states(pictures, images, assessment, volume, PROVENANCE)
     return [as_received(each) for each in made if each is not None]
 
 
@@ -110,8 +113,12 @@ def test_a_presentation_state_shows_the_window_of_the_source_in_its_own_units():
     for source in volume.sources:
         source.WindowCenter, source.WindowWidth = [40, 600], [80, 2800]
         source.RescaleSlope, source.RescaleIntercept = "1", "-1024"
+        source["PixelSpacing"] = DataElement(
+            "PixelSpacing", "DS", ["4.199999809265137", "4.0"], validation_mode=IGNORE
+        )
     _, state = selections(present(volume), volume)
     assert (state.RescaleSlope, state.RescaleIntercept, state.RescaleType) == (1, -1024, "HU")
+    assert check_objects([state], volume.sources, volume, model=MODEL) == []
     (grey,) = state.SoftcopyVOILUTSequence
     assert (grey.WindowCenter, grey.WindowWidth) == (40, 80)
 
