@@ -203,7 +203,7 @@ def main():
     for count in COUNTS:
         case = Case(label_map(count, (slices, 512, 512)))
         found = set(differences(as_received(case.ours()), as_received(case.highdicom())))
-        assert found == ON_PURPOSE, found ^ ON_PURPOSE
+        assert found <= ON_PURPOSE, found - ON_PURPOSE
         print(f"{count} segments, {len(case.frames)} frames of {slices} x 512 x 512: equal content")
         compare(case, rounds)
         print_memory(case.labels)

@@ -17,6 +17,7 @@ ON_PURPOSE = {
     "SeriesTime",
     "ContentDate",
     "ContentTime",
+    "ContentQualification",
     "ContributingEquipmentSequence",
     "DeviceUID",
     "SoftwareVersions",
@@ -77,28 +78,31 @@ def described(segment, model):
     )
 
 
-def unpadded(made):
-    """The pixels without what makes their bytes an even number, where highdicom has the digit 0."""
-    bits = made.Rows * made.Columns * made.NumberOfFrames * made.BitsAllocated
-    return made.PixelData[: -(-bits // 8)]
-
-
 def differences(ours, theirs, where=""):
     """Paths of attributes that are missing on a side or have another value or representation."""
     for tag in sorted({*ours.keys(), *theirs.keys()}):
         keyword = (ours if tag in ours else theirs)[tag].keyword
         if tag not in ours or tag not in theirs or ours[tag].VR != theirs[tag].VR:
             yield f"{where}{keyword}"
-        elif keyword == "PixelData":
-            if unpadded(ours) != unpadded(theirs):
-                yield keyword
-        elif ours[tag].VR != "SQ":
-            if ours[tag].value != theirs[tag].value:
-                yield f"{where}{keyword}"
-        elif keyword == "ContributingEquipmentSequence" or (
-            len(ours[tag].value) != len(theirs[tag].value)
-        ):
-            yield f"{where}{keyword}"
-        else:
+        elif is_walked(ours[tag], theirs[tag]):
             for our_item, their_item in zip(ours[tag].value, theirs[tag].value, strict=True):
                 yield from differences(our_item, their_item, f"{where}{keyword}/")
+        elif value_of(ours, keyword) != value_of(theirs, keyword):
+            yield f"{where}{keyword}"
+
+
+def is_walked(our_element, their_element):
+    """Whether items are compared one by one; that equipment is another is difference enough."""
+    return (
+        our_element.VR == "SQ"
+        and our_element.keyword != "ContributingEquipmentSequence"
+        and len(our_element.value) == len(their_element.value)
+    )
+
+
+def value_of(made, keyword):
+    """A value; pixels without what makes their bytes even, where highdicom has the digit 0."""
+    if keyword != "PixelData":
+        return made[keyword].value
+    bits = made.Rows * made.Columns * made.NumberOfFrames * made.BitsAllocated
+    return made.PixelData[: -(-bits // 8)]
