@@ -31,6 +31,9 @@ GB2312_ESCAPE = "\x1b$)A"
 
 _FRAMES = tag_for_keyword("PerFrameFunctionalGroupsSequence")
 
+CONTENT_QUALIFICATION = "RESEARCH"
+"""What no authority has approved for clinical use is no PRODUCT (PS3.3 C.12.1, C.8.13.2.1.1)."""
+
 MIN_SERIES_NUMBER, MAX_SERIES_NUMBER = 1, 10_000_000
 SERIES_NUMBER_WITHOUT_SOURCE = 90
 MAX_UTC_OFFSET = timedelta(hours=14)
@@ -165,6 +168,7 @@ def stamp(made: Dataset, header: Dataset, model: ModelIdentity, provenance: Prov
         setattr(made, f"{name}Time", moment.strftime("%H%M%S"))
     _set(made, "SoftwareVersions", _software_versions(model, provenance))
     made.DeviceUID = device_uid(model)
+    made.ContentQualification = CONTENT_QUALIFICATION
     made.StationName = provenance.station_name
     made.ContributingEquipmentSequence = [_equipment(model, provenance)]
     if _has_private_codes(made):

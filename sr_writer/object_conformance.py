@@ -10,7 +10,12 @@ from pydicom.sr.codedict import codes
 
 from inference.assessment import ModelIdentity
 from inference.volume import Volume
-from sr_writer.header import ALWAYS_PRESENT, COPIED_IF_PRESENT, referenced_request
+from sr_writer.header import (
+    ALWAYS_PRESENT,
+    CONTENT_QUALIFICATION,
+    COPIED_IF_PRESENT,
+    referenced_request,
+)
 from sr_writer.identifiers import device_uid
 from sr_writer.source_conformance import Sources
 
@@ -40,6 +45,8 @@ def check_object(made: Dataset, modality: str) -> Iterator[str]:
     for keyword in NEVER_EMPTY:
         if made.get(keyword) in (None, "", []):
             yield f"lacks {keyword}, which must have a value; write it"
+    if made.get("ContentQualification") != CONTENT_QUALIFICATION:
+        yield f"ContentQualification is not {CONTENT_QUALIFICATION}; nobody has approved a model"
     if made.get("Modality") != modality:
         yield f"Modality is {made.get('Modality')}; {modality} belongs there"
     yield from _check_file_meta(made)
