@@ -19,7 +19,7 @@ from highdicom.pr import (
     TextJustificationValues,
     TextObject,
 )
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DS
 
@@ -144,7 +144,8 @@ def _stand_in(image: SourceImage, first: Dataset) -> Dataset:
     stand_in = constructor_header(first)
     for keyword in ("SOPInstanceUID", "Rows", "Columns"):
         stand_in[keyword] = image.header[keyword]
-    stand_in.SOPClassUID = CTImageStorage  # of frames, highdicom would ask for whole headers
+    # of frames, highdicom would ask for whole headers; the element is the header's own, so a new one
+    stand_in["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     stand_in.SamplesPerPixel = 1
     return stand_in
 

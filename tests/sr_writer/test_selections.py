@@ -103,6 +103,17 @@ def test_nothing_is_selected_where_nothing_was_found():
     assert selections(absent(VOLUME), VOLUME) == []
 
 
+def test_writing_leaves_the_images_as_they_are():
+    volume = make_volume(modality="MR")
+    images = source_images(volume)
+    before = [deepcopy(image.header) for image in images]
+    assessment = mixed(volume)
+    pictures = draw_key_images(assessment, volume)
+    write_presentation_states(pictures, images, assessment, volume, PROVENANCE)
+    write_key_objects(pictures, images, MODEL, PROVENANCE)
+    assert [image.header for image in images] == before
+
+
 def test_the_same_bytes_again():
     again = selections(mixed(VOLUME), VOLUME)
     assert [bytes_of(each) for each in again] == [bytes_of(each) for each in GOOD]
