@@ -144,7 +144,7 @@ def _stand_in(image: SourceImage, first: Dataset) -> Dataset:
     stand_in = constructor_header(first)
     for keyword in ("SOPInstanceUID", "Rows", "Columns"):
         stand_in[keyword] = image.header[keyword]
-    # of frames, highdicom would ask for whole headers; the element is the header's own, so a new one
+    # of frames highdicom would ask for whole headers; a new element, since that one is the header's
     stand_in["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     stand_in.SamplesPerPixel = 1
     return stand_in
