@@ -79,6 +79,7 @@ def write_segmentation(
     _describe_stack(made, frames, images, measures)
     refer_to_images(made, images)
     _name_dimensions(made, assessment.record.model, provenance)
+    made.ContentCreatorName = None  # Type 2 (PS3.3 Table 10-12), which highdicom leaves out
     made.SegmentsOverlap = frames.overlap.value
     made.NumberOfFrames = len(frames.each)
     made.PixelData = frames.pixels

@@ -22,6 +22,8 @@ ON_PURPOSE = {
     "DeviceUID",
     "SoftwareVersions",
     "StationName",
+    # Type 2, which highdicom leaves out
+    "ContentCreatorName",
     # derived, where highdicom takes one at random
     "DimensionIndexSequence/DimensionOrganizationUID",
     "DimensionOrganizationSequence/DimensionOrganizationUID",
