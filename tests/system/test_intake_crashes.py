@@ -1,0 +1,158 @@
+"""What the listener acknowledges is there, whole, whatever kills it or fills its disk.
+
+OVERREAD_ROUNDS says how many rounds; each kills the listener, or fills its disk, at a random moment
+while four associations send.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from node import store_scu
+from node.settings import Peer, load_settings
+from tests.node.configuration import write_config
+from tests.slices import grid_affine, write_slices
+from tests.system.peers import REPOSITORY, await_true
+
+ROUNDS = int(os.environ.get("OVERREAD_ROUNDS", "4"))
+IMAGES, SENDERS = 160, 4
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+
+
+@contextmanager
+def small_disk(folder, megabytes):
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
+    if subprocess.run(["mount", *options], check=False).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class ListenerProcess:
+    def __init__(self, config):
+        self._config = config
+        self.settings = load_settings(config)
+        port = self.settings.node.port
+        self.peer = Peer(name="node", ae_title="OVERREAD", host="127.0.0.1", port=port)
+        self.start()
+
+    def start(self):
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "node", "serve", "--role", "listener"),
+                *("--config", str(self._config)),
+            ],
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        await_true(self._answers, 30, "the listener to start")
+
+    def _answers(self):
+        try:
+            store_scu.echo(self.peer, "PACS")
+        except store_scu.PeerError:
+            return False
+        return True
+
+    def kill(self):
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self):
+        self._process.terminate()
+        self._process.wait(30)
+
+
+def send(instances, peer):
+    """Begin to send over four associations; returns the threads, and a list of what was taken."""
+    acknowledged = []
+
+    def note(answer):
+        if answer.status == 0:
+            acknowledged.append(answer.instance.instance_uid)
+
+    def send_share(share):
+        try:
+            store_scu.send(share, peer, "PACS", note)
+        except (store_scu.PeerError, RuntimeError, OSError):
+            return  # the listener is dead
+
+    threads = [
+        threading.Thread(target=send_share, args=[instances[start::SENDERS]])
+        for start in range(SENDERS)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads, acknowledged
+
+
+def held(settings):
+    """SOP Instance UID -> digest of the pixel data of what lies under a final name."""
+    found = {}
+    for path in settings.spool_dir.glob("[0-9]*/*/*.dcm"):
+        assert path.stem not in found
+        found[path.stem] = sha256(dcmread(path).PixelData).hexdigest()
+    return found
+
+
+def test_what_is_acknowledged_is_held_whatever_happens(tmp_path):
+    draw = random.Random(ROUNDS)
+    pixels = np.random.default_rng(1).integers(-1000, 1000, (IMAGES, 128, 128), np.int16)
+    paths = write_slices(tmp_path / "scan", pixels, grid_affine())
+    instances = [store_scu.read_instance(path) for path in paths]
+    sent = {
+        header.SOPInstanceUID: sha256(header.PixelData).hexdigest()
+        for header in map(dcmread, paths)
+    }
+    with small_disk(tmp_path / "state", 40) as disk:
+        config = write_config(tmp_path, min_free_gb=0)
+        listener = ListenerProcess(config)
+        for number in range(ROUNDS):
+            threads, acknowledged = send(instances, listener.peer)
+            time.sleep(draw.uniform(0.01, 1.0))
+            if number % 2:
+                fill(disk)
+            else:
+                listener.kill()
+            for thread in threads:
+                thread.join()
+            (disk / "ballast").unlink(missing_ok=True)
+            now = held(listener.settings)
+            assert set(acknowledged) <= set(now)
+            assert now.items() <= sent.items()
+            if not number % 2:
+                listener.start()
+            threads, _ = send(instances, listener.peer)
+            for thread in threads:
+                thread.join()
+            assert held(listener.settings) == sent
+            assert not list((listener.settings.spool_dir / ".incoming").iterdir())
+            for path in listener.settings.spool_dir.glob("[0-9]*/*/*.dcm"):
+                path.unlink()  # so that the next round stores again
+        listener.stop()
+
+
+def fill(disk):
+    """Leave next to no space."""
+    with (disk / "ballast").open("wb") as ballast:
+        try:
+            while True:
+                ballast.write(b"\0" * 65536)
+                ballast.flush()
+        except OSError:
+            return
