@@ -149,10 +149,9 @@ def test_what_is_acknowledged_is_held_whatever_happens(tmp_path):
 
 def fill(disk):
     """Leave next to no space."""
-    with (disk / "ballast").open("wb") as ballast:
+    with (disk / "ballast").open("wb", buffering=0) as ballast:
         try:
             while True:
                 ballast.write(b"\0" * 65536)
-                ballast.flush()
         except OSError:
             return
