@@ -11,8 +11,9 @@ from pydicom.sr.codedict import codes
 from inference.assessment import ModelIdentity
 from sr_writer.coding import SOURCE
 from sr_writer.header import UTF_8, constructor_header, referenced_request, series_number, stamp
-from sr_writer.identifiers import device_uid, object_uid
+from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage
+from sr_writer.observer import device_observer
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import SourceImage, each_once
 from sr_writer.wording import notice
@@ -39,7 +40,7 @@ def write_key_objects(
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,
         referenced_objects=[image.header for image in selected[:1]],
-        observer_device_context=_observer(model, provenance),
+        observer_device_context=device_observer(model, provenance),
         description=notice(model),
     )
     items = content[0].ContentSequence
@@ -72,20 +73,6 @@ def _evidence(headers: Sequence[Dataset], first: Dataset) -> list[Dataset]:
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         carrier[keyword] = headers[0][keyword]
     return [carrier, *headers[1:]]
-
-
-def _observer(model: ModelIdentity, provenance: Provenance) -> sr.ObserverContext:
-    return sr.ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-            uid=device_uid(model),
-            name=f"{model.name} {model.version}",
-            manufacturer_name=model.manufacturer,
-            model_name=model.name,
-            serial_number=model.digest[:64],
-            physical_location=provenance.station_name,
-        ),
-    )
 
 
 def _selected(image: SourceImage) -> sr.ImageContentItem:

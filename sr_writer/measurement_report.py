@@ -24,7 +24,6 @@ from sr_writer.coding import (
     concept,
 )
 from sr_writer.content_items import texts
-from sr_writer.identifiers import device_uid
 from sr_writer.image_library import image_library
 from sr_writer.image_regions import Subject
 from sr_writer.measurement_groups import (
@@ -34,6 +33,7 @@ from sr_writer.measurement_groups import (
     certainty_of_finding,
     measurement_groups,
 )
+from sr_writer.observer import device_observer
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import each_once
 from sr_writer.wording import intended_use, narrative, probability, statements
@@ -67,20 +67,7 @@ def measurement_report(
 
 def observation_context(record: AssessmentRecord, provenance: Provenance) -> sr.ObservationContext:
     """Return who observed: the model, a device (TID 1001, TID 1004)."""
-    model = record.model
-    return sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            observer_type=codes.DCM.Device,
-            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                uid=device_uid(model),
-                name=f"{model.name} {model.version}",
-                manufacturer_name=model.manufacturer,
-                model_name=model.name,
-                serial_number=model.digest[:64],
-                physical_location=provenance.station_name,
-            ),
-        )
-    )
+    return sr.ObservationContext(observer_device_context=device_observer(record.model, provenance))
 
 
 def procedures_reported(header: Dataset) -> list[sr.CodeContentItem]:
