@@ -159,13 +159,15 @@ class Viewer:
         """Open a study in a window of its own, as a link from the worklist does."""
         if self.page is not None:
             self.page.close()
+        self.errors.clear()
         self.page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(f"page: {error}"))
         self.page.on("response", self._response)
         self.page.goto(f"{self._url}/viewer?StudyInstanceUIDs={study_uid}")
-        self._named("study-browser-thumbnail").first.wait_for()
+        # A series that is asked for before the first one is shown is lost.
+        self._named("viewport-overlay-bottom-right").first.filter(has_text="/").wait_for()
         return self
 
     def _console(self, message):
@@ -245,10 +247,14 @@ class Viewer:
         """Tracking Unique Identifiers of what is drawn."""
         return self.page.evaluate(TRACKED)
 
+    def whole(self):
+        """The whole window [y, x, 3]."""
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
+
     def screenshot(self, path):
-        """Keep the window as a PNG of 256 colours."""
-        picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
-        picture.quantize(128).save(path, optimize=True)
+        """Keep the window as a small PNG of few colours."""
+        small = Image.fromarray(self.whole()).resize((960, 600), Image.Resampling.LANCZOS)
+        small.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from tests.system.peers import Node, Orthanc, await_true, needs_dcmtk, needs_ort
 pytestmark = [pytest.mark.peers, needs_orthanc, needs_dcmtk, needs_ohif]
 
 FINDING = "Intracranial haemorrhage"
+PDF_VIEWER_WITHOUT_STORAGE = "page: Cannot read properties of null (reading 'setItem')"
+"""Chromium's own PDF viewer keeps its settings where the frame that OHIF gives it may not."""
+OBJECTS = 'objects = ["segmentation", "secondary_capture", "report", "text_report", "pdf"]'
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,9 @@ def pacs(tmp_path_factory, head):
     """A PACS that holds the study and what the node delivered of it."""
     folder = tmp_path_factory.mktemp("ohif")
     pacs_port = free_ports(1)[0]
-    node = Node(write_config(folder, pacs_port=pacs_port))
+    config = write_config(folder, pacs_port=pacs_port)
+    config.write_text(config.read_text().replace('name = "pacs"', f'name = "pacs"\n{OBJECTS}', 1))
+    node = Node(config)
     with running(node):
         node.start()
         pacs = Orthanc(folder / "orthanc", node_port=node.settings.node.port, dicom_port=pacs_port)
@@ -48,7 +53,6 @@ def ohif(pacs):
 @pytest.fixture
 def window(ohif, head):
     """OHIF with the study open; nothing may have gone wrong by the end of the test."""
-    ohif.errors.clear()
     yield ohif.open(head.study_uid)
     assert ohif.errors == []
 
@@ -91,6 +95,38 @@ def test_the_report_is_drawn_on_its_best_slice_and_becomes_a_measurement(window,
     window.click_row(0)
     await_true(lambda: window.instance_number() == number, 10, "the jump to the measurement")
     keep(window, "measurement")
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("English", f"{FINDING}: present"),
+        ("Chinese", "颅内出血：存在"),
+    ],
+)
+def test_the_report_in_words_is_read_in_either_language(window, language, said):
+    window.show("SR", description=f"text report, {language}")
+    window.page.get_by_text(said).wait_for()
+    keep(window, f"text-{language}".lower())
+
+
+def test_key_images_show_the_outline_in_their_pixels(window):
+    window.show("OT", description="key images")
+    await_true(lambda: window.instance_number() == 1, 20, "the first key image")
+    await_true(lambda: is_coloured(window.pixels()).any(), 10, "the outline")
+    keep(window, "key-image")
+
+
+def test_the_pdf_is_shown(window):
+    window.show("DOC", description="PDF")
+    await_true(lambda: white_part(window) > 0.2, 20, "the page")
+    keep(window, "pdf")
+    window.errors[:] = [error for error in window.errors if error != PDF_VIEWER_WITHOUT_STORAGE]
+
+
+def white_part(window):
+    """The part of the window that is as white as paper."""
+    return np.mean(window.whole().min(-1) == 255)
 
 
 def measurement_report(pacs, head):
