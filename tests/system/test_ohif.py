@@ -103,6 +103,7 @@ def test_the_report_is_drawn_on_its_best_slice_and_becomes_a_measurement(window,
         ("English", f"{FINDING}: present"),
         ("Chinese", "颅内出血：存在"),
     ],
+    ids=["english", "chinese"],
 )
 def test_the_report_in_words_is_read_in_either_language(window, language, said):
     window.show("SR", description=f"text report, {language}")
