@@ -71,5 +71,8 @@ def number_of(item: Dataset) -> float | None:
 
 
 def _first(item: Dataset, sequence: str) -> Dataset:
-    items: list[Dataset] = item.get(sequence) or [Dataset()]
-    return items[0]
+    items: list[Dataset] | None = item.get(sequence)
+    return items[0] if items else _NOTHING
+
+
+_NOTHING = Dataset()
