@@ -274,11 +274,12 @@ PIXELMED = Validator(
             "against row 14 too, TEXT of any concept name by CONTAINS",
         ),
         Known(
-            r"Template (1410|1411) .*\[Row (5|7|10)\].*: within 1\.11\.\d+: .*"
-            r": Missing conditional content item",
+            r"Template (1410|1411) .*\[Row (5|7|8|10)\].*: within 1\.11\.\d+: .*"
+            r": (Missing conditional content item"
+            r"|Conditional content item present when condition not satisfied)",
             "TID 1500 includes TIDs 1410, 1411 and 1501 group by group; PixelMed chooses one for "
             "all groups, TID 1411 as soon as any refers to a segment, else TID 1410 as soon as any "
-            "has a region, and misses either in a group on slices",
+            "has a region, and misses in the others what it asks of that one",
         ),
         Known(
             r"^Warning: [\d.]+: .*: Content Item not in template$",

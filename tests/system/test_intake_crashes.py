@@ -60,7 +60,7 @@ class ListenerProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        await_true(self._answers, 30, "the listener to start")
+        await_true(self._answers, 120, "the listener to start")
 
     def _answers(self):
         try:
