@@ -39,4 +39,4 @@ $(VENV)/dev-installed: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .peers demo build *.egg-info
