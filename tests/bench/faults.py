@@ -47,16 +47,17 @@ def gate(made: Made, _kind: Kind, _path: Path, _beside: list[Path]) -> Said:
 
 
 def outside(validator) -> Callable[[Made, Kind, Path, list[Path]], Said]:
-    """What a validator says of the file, or of all files."""
+    """What a validator says of the file, or of all files; also what is no fault in the good one."""
 
     def ask(made: Made, kind: Kind, path: Path, beside: list[Path]) -> Said:
         if not validator.takes(made.first(kind)):
             return set()
         paths = [*beside, path] if validator.together else [path]
         try:
-            return set(validator.opinion(paths).problems)
+            opinion = validator.opinion(paths)
         except OSError:
             return {"it breaks off"}
+        return {*opinion.problems, *(line for line, _ in opinion.known)}
 
     return ask
 
