@@ -63,6 +63,9 @@ def write_key_objects(
         requested_procedures=referenced_request(first) or None,
         specific_character_set=UTF_8,
     )
+    for item in made.ContentSequence:
+        if item.ValueType == "IMAGE":  # TID 2010 lets images have no purpose of reference
+            del item.ConceptNameCodeSequence
     stamp(made, first, model, provenance)
     return made
 
