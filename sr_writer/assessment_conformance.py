@@ -13,14 +13,24 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from inference.assessment import Assessment, AssessmentRecord, Finding, LabelMap, Mask, Presence
+from inference.assessment import (
+    Assessment,
+    AssessmentRecord,
+    Finding,
+    LabelMap,
+    Mask,
+    Presence,
+    ProbabilityMap,
+)
 from sr_writer.coding import LATERALITY, PRESENCE
 from sr_writer.content_items import is_named, name_of, number_of, value_of, walk
 from sr_writer.plane_conformance import POSITION_TOLERANCE_MM
 from sr_writer.segmentation_reading import described_segments, frame_bits, read_frames
 from sr_writer.source_images import SourceImage
 
-Masks = Mapping[int, Mask]
+Plane = Mask | ProbabilityMap
+Planes = Mapping[int, Mask] | Mapping[int, ProbabilityMap]
+"""By segment number, [image, row, column]: what is part of it, or how probably."""
 
 MEASUREMENT_TOLERANCE = 1e-3
 """Relative; measurements are written with four significant digits."""
@@ -62,10 +72,7 @@ def check_findings(made: Dataset, record: AssessmentRecord) -> Iterator[str]:
 def check_outlines(
     made: Dataset, assessment: Assessment, images: Sequence[SourceImage]
 ) -> Iterator[str]:
-    """Yield where a SEG does not show the masks, which are those of `images`.
-
-    Pixels are compared where they say what is part of a segment, not how probably.
-    """
+    """Yield where a SEG does not show the masks or probabilities, which are those of `images`."""
     described = described_segments(made)
     for segment in assessment.record.segments:
         item = described.get(segment.number, Dataset())
@@ -83,11 +90,13 @@ def check_outlines(
             yield f"segment {segment.number} has another SegmentLabel than the assessment; match"
     if set(described) != {segment.number for segment in assessment.record.segments}:
         yield "SegmentSequence has other segments than the assessment; write the SEG again"
-    elif made.get("SegmentationType") in {"BINARY", "LABELMAP"}:
+    elif made.get("SegmentationType") == "FRACTIONAL":
+        yield from _check_pixels(made, assessment.probabilities, images)
+    else:
         yield from _check_pixels(made, assessment.masks, images)
 
 
-def _check_pixels(made: Dataset, masks: Masks, images: Sequence[SourceImage]) -> Iterator[str]:
+def _check_pixels(made: Dataset, masks: Planes, images: Sequence[SourceImage]) -> Iterator[str]:
     positions = np.array([image.header.ImagePositionPatient for image in images], dtype=float)
     shown: set[tuple[int, int]] = set()
     for index, frame in enumerate(read_frames(made)):
@@ -107,7 +116,7 @@ def _check_pixels(made: Dataset, masks: Masks, images: Sequence[SourceImage]) ->
         yield "a mask is not shown on an image that it lies on; write the SEG again"
 
 
-def _is_shown(made: Dataset, index: int, planes: Mapping[int, Mask]) -> bool:
+def _is_shown(made: Dataset, index: int, planes: Mapping[int, Plane]) -> bool:
     """Return whether a frame shows these planes, by segment number, and nothing else."""
     size = int(made.Rows) * int(made.Columns)
     if made.SegmentationType == "BINARY":
@@ -116,20 +125,23 @@ def _is_shown(made: Dataset, index: int, planes: Mapping[int, Mask]) -> bool:
         return len(packed) == 1 and np.array_equal(bits, packed[0])
     labels = np.frombuffer(made.PixelData, f"<u{made.BitsAllocated // 8}")
     found = labels[index * size : (index + 1) * size]
+    if made.SegmentationType == "FRACTIONAL":
+        values = [plane.reshape(-1) for plane in planes.values()]
+        return len(values) == 1 and np.array_equal(found, values[0])
     expected = np.zeros_like(found)
     for number, plane in planes.items():
         expected[plane.reshape(-1)] = number
     return np.array_equal(found, expected)
 
 
-def _plane(masks: Masks, number: int, image: int) -> Mask:
-    plane: Mask = (
+def _plane(masks: Planes, number: int, image: int) -> Plane:
+    plane: Plane = (
         masks.labels[image] == number if isinstance(masks, LabelMap) else masks[number][image]
     )
     return plane
 
 
-def _outlined(masks: Masks) -> Iterator[tuple[int, int]]:
+def _outlined(masks: Planes) -> Iterator[tuple[int, int]]:
     """Yield the numbers of segments and the indices of images that they lie on."""
     if isinstance(masks, LabelMap):
         for image, plane in enumerate(masks.labels):

@@ -124,8 +124,25 @@ def test_the_gate_lets_it_pass_with_its_report(form, name):
     made = written(form, assessment, volume)
     instances = instances_of(volume)
     report = as_received(write_report(assessment, instances, volume, made, PROVENANCE))
-    assert check_objects([report, made], instances, volume) == []
+    assert check_objects([report, made], instances, volume, assessment=assessment) == []
     assert made.SegmentationType == form.upper()
+
+
+@FORMS
+def test_one_pixel_that_the_model_did_not_say_is_found(form):
+    made = deepcopy(MADE[form])
+    assert check_objects([made], VOLUME.sources, VOLUME, assessment=ASSESSMENT) == []
+    pixels = bytearray(made.PixelData)
+    pixels[len(pixels) // 2] ^= 1
+    made.PixelData = bytes(pixels)
+    problems = check_objects([made], VOLUME.sources, VOLUME, assessment=ASSESSMENT)
+    assert any("is not the mask of its segment" in problem for problem in problems)
+
+
+def test_probabilities_that_the_model_did_not_give_are_found():
+    plain = Assessment(ASSESSMENT.record, ASSESSMENT.masks)
+    problems = check_objects([MADE[FRACTIONAL]], VOLUME.sources, VOLUME, assessment=plain)
+    assert any("is not the mask of its segment" in problem for problem in problems)
 
 
 def test_many_segments_pass_the_gate_as_a_label_map():
