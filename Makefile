@@ -4,14 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test coverage check format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/overread demo $(ARGS)
 
 test: $(VENV)/dev-installed
 	bash tests/install_peers.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=node --cov=inference --cov=sr_writer --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Following every line takes as long as the tests themselves.
+coverage:
+	$(MAKE) test ARGS="--cov=node --cov=inference --cov=sr_writer --cov-report=term:skip-covered $(ARGS)"
 
 check: $(VENV)/dev-installed
 	$(BIN)/ruff format --check .

@@ -216,6 +216,10 @@ DCIODVFY = Validator(
             "Device UID is Type 3 in Contributing Equipment (PS3.3 C.12.1.1.5), where IHE AI "
             "Results asks for it",
         ),
+        Known(
+            r"^Warning - </Laterality\(0020,0060\)> - is only permitted to be empty when actually",
+            "it is unknown: a source need not say whether its body part is paired",
+        ),
     ),
 )
 DCENTVFY = Validator(
@@ -256,6 +260,10 @@ DCMPSCHK = Validator(
         Known(
             r"^E: Error: Attribute value does not conform to data type definition\..* Type DT ",
             "its own expression for DT takes no date that has a time zone (PS3.5 Section 6.2)",
+        ),
+        Known(
+            r"^E: Error: Attribute value does not conform to data type definition\..* Type PN ",
+            "its own expression for PN takes no ideographic group (PS3.5 Section 6.2.1)",
         ),
         Known(r"^W: Test failed - one or more errors\.$", "it only counts what it has said"),
     ),
