@@ -18,6 +18,7 @@ from node.store_request import StoreAnswer, StoreRequest, file_meta
 log = structlog.get_logger()
 
 IN_MEMORY = 32 << 20  # bytes of one data set; what is more lies in its file already
+PIECE = 256  # bytes that a piece takes besides its own: a sender may make them tiny
 MAXIMUM_INSTANCE = 8 << 30  # bytes; native pixel data end at 4 GiB (PS3.5 Section 7.1.1)
 
 
@@ -43,7 +44,7 @@ class Reception:
         self._meta = file_meta(request)
         self._pieces: list[memoryview] = []
         self._size = 0
-        self._written = 0
+        self._held = 0
         self._partial: Partial | None = None
         self._trouble: IntakeError | OSError | None = None
 
@@ -53,7 +54,8 @@ class Reception:
             return
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size - self._written > IN_MEMORY:
+        self._held += len(piece) + PIECE
+        if self._held > IN_MEMORY:
             try:
                 self._write_out()
             except (IntakeError, OSError) as error:
@@ -100,7 +102,7 @@ class Reception:
             self._partial.write(self._meta)
         self._partial.write(*self._pieces)
         self._pieces.clear()
-        self._written = self._size
+        self._held = 0
 
     def _store(self) -> tuple[Intake, Stored]:
         if self._trouble is not None:

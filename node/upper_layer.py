@@ -142,6 +142,8 @@ class WaitingUpperLayer(DULServiceProvider):
         super().__init__(assoc)
         self._begin = begin
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._has_bell = True
+        self._bell_lock = threading.Lock()
         self._incoming: _Incoming | None = None
 
     def send_pdu(self, primitive: Any) -> None:
@@ -175,7 +177,9 @@ class WaitingUpperLayer(DULServiceProvider):
             # Who still waits for an A-ASSOCIATE-RQ would wait for it in vain.
             self.to_user_queue.put(cast("Any", None))
             self._tell_user()
-            os.close(self._bell)
+            with self._bell_lock:
+                self._has_bell = False
+                os.close(self._bell)
 
     def _next_round(self) -> None:
         if self.artim_timer.expired:
@@ -198,10 +202,10 @@ class WaitingUpperLayer(DULServiceProvider):
         cast("ReactorCheckpoint", checkpoint).ring()
 
     def _ring(self) -> None:
-        try:
-            os.eventfd_write(self._bell, 1)
-        except OSError:  # the thread has ended
-            return
+        # Never after it was closed: its number may be that of an instance's file by then.
+        with self._bell_lock:
+            if self._has_bell:
+                os.eventfd_write(self._bell, 1)
 
     def _wait(self) -> None:
         """Return when the peer or the local user has something, or it is time to look around."""

@@ -194,6 +194,34 @@ def test_an_association_that_ends_within_a_data_set_leaves_nothing(
     expect_abort(association, waiting)
 
 
+def test_tiny_pieces_take_no_more_memory_than_large_ones(waiting, images, monkeypatch):
+    """A piece of two bytes takes a hundred times that in memory."""
+    monkeypatch.setattr(reception, "IN_MEMORY", 100_000)
+    association = associate(waiting)
+    raw(association).sendall(pdu((1, 3, command(images[0]))))
+    raw(association).sendall(b"".join(pdu((1, 0, b"\0\0")) for _ in range(1000)))
+    deadline = time.monotonic() + 10
+    while not pieces(waiting) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert pieces(waiting)
+    association.abort()
+    expect_abort(association, waiting)
+
+
+def test_nothing_is_rung_that_is_closed(waiting, monkeypatch):
+    """The number of a closed bell may be an instance's file by then: it would be written to."""
+    association = associate(waiting, contexts=[build_context(Verification)])
+    (acceptor,) = [thread for thread in threading.enumerate() if "AcceptorThread" in thread.name]
+    association.release()
+    acceptor.join(10)
+    acceptor.dul.join(10)
+    rung = []
+    monkeypatch.setattr(upper_layer.os, "eventfd_write", lambda *said: rung.append(said))
+    acceptor.dul.kill_dul()
+    acceptor.dul.stop_dul()
+    assert rung == []
+
+
 MALFORMED = {
     "a PDU longer than negotiated": lambda _: struct.pack(">BxL", 4, 131073),
     "a PDU of 4 GB": lambda _: struct.pack(">BxL", 4, 0xFFFFFFFF),
