@@ -89,6 +89,12 @@ def fill_run_folder(settings: Settings, run_id: str, assess=present):
     folder = RunFolder(settings.runs_dir / run_id)
     volume = make_volume()
     assessment = assess(volume)
+    save_everything(folder, assessment, volume)
+    folder.save_pictures(draw_key_slices(assessment, volume))
+
+
+def save_everything(folder: RunFolder, assessment, volume):
+    """The assessment and objects of every kind."""
     folder.save_assessment(assessment)
     results = write_results(
         assessment,
@@ -100,4 +106,3 @@ def fill_run_folder(settings: Settings, run_id: str, assess=present):
         languages=LANGUAGES,
     )
     folder.save_results(results)
-    folder.save_pictures(draw_key_slices(assessment, volume))

@@ -8,46 +8,21 @@ from pydicom import dcmread
 from pynetdicom import AE, evt
 
 from node import delivery
-from node.catalogue import Catalogue, Received
-from node.settings import load_settings
-from node.spool import InstanceKey
-from node.steps import Workbench
+from node.catalogue import Catalogue
 from node.store_scu import PeerError, echo
 from node.tables import DeliveryState, RunState
 from sr_writer.results import Kind, Result
-from tests.node.configuration import free_ports, write_config
+from tests.node.checked_runs import RUN, checked_run
+from tests.node.configuration import free_ports
 from tests.slices import grid_affine, write_slices
-
-RUN = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
 def bench(tmp_path):
-    settings = load_settings(write_config(tmp_path, pacs_port=free_ports(1)[0]))
-    bench = Workbench(settings, Catalogue(settings.database_url))
-    now = datetime.now(UTC)
-    key = InstanceKey("1.2", "1.2.3", "1.2.3.4")
-    bench.catalogue.add_received([Received(key, "1.2.840", "PACS", now, "", "CT", "", "1")])
-    run = {
-        "id": RUN,
-        "study_uid": "1.2",
-        "revision": "r",
-        "route": "head",
-        "opened_at": now,
-        "state": RunState.DELIVERING,
-        "outcome": "",
-        "error": "",
-        "remedy": "",
-        "supersedes": None,
-        "attempt": 0,
-    }
-    bench.catalogue.open_run(run, {"complete": now})
-    folder = bench.folder(RUN)
-    folder.path.mkdir(parents=True)
     (image,) = write_slices(tmp_path / "x", np.zeros((1, 8, 8), np.int16), grid_affine())
     # Any instance will do: what is sent is not looked into.
-    folder.save_results([Result(Kind.REPORT, dcmread(image))])
-    bench.catalogue.open_deliveries(RUN, ["pacs"], timedelta(0))
+    results = [Result(Kind.REPORT, dcmread(image))]
+    bench = checked_run(tmp_path, free_ports(1)[0], results=results)
     yield bench
     bench.catalogue.close()
 

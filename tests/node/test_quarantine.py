@@ -11,9 +11,9 @@ from node import run_folder, steps
 from node.run_folder import RunFolder
 from node.settings import load_settings
 from node.steps import RunFailedError, Workbench
-from sr_writer.results import LANGUAGES, Kind, write_results
 from tests.node.configuration import write_config
-from tests.sr_writer.series import PROVENANCE, make_volume, present, spooled
+from tests.node.studies import save_everything
+from tests.sr_writer.series import make_volume, present, spooled
 
 RUN = SimpleNamespace(id="run", route="head", study_uid="1.2", supersedes=None)
 
@@ -31,18 +31,7 @@ def bench(tmp_path, volume, monkeypatch):
     bench = Workbench(load_settings(write_config(tmp_path)), None)
     folder = bench.folder(RUN.id)
     folder.save_instances({"1.2.3": ("1.2.3.4",)})
-    assessment = present(volume)
-    folder.save_assessment(assessment)
-    results = write_results(
-        assessment,
-        volume.sources,
-        volume,
-        PROVENANCE,
-        predecessors={},
-        kinds=tuple(Kind),
-        languages=LANGUAGES,
-    )
-    folder.save_results(results)
+    save_everything(folder, present(volume), volume)
     return bench
 
 
