@@ -162,6 +162,19 @@ def test_the_node_that_runs_already_is_no_mistake(tmp_path):
         listener.stop()
 
 
+def test_the_node_that_runs_is_found_though_its_first_peer_is_let_in_from_elsewhere_only(tmp_path):
+    config = write_config(tmp_path)
+    elsewhere = 'name = "ct"\nae_title = "CT"\nhost = "127.0.0.1"\nport = 4\n'
+    first = f'[[peers]]\n{elsewhere}addresses = ["192.0.2.0/24"]\n[[peers]]'
+    config.write_text(config.read_text().replace("[[peers]]", first))
+    listener = Listener(load_settings(config))
+    listener.start()
+    try:
+        assert results(config)["DICOM port"]["outcome"] == "ok"
+    finally:
+        listener.stop()
+
+
 def test_a_font_that_pdf_reports_need_is_found_missing(pacs, tmp_path, monkeypatch):
     config = pacs()
     assert "font of PDF reports" not in results(config)
