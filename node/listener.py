@@ -27,6 +27,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.admission import refusal
+from node.association_listener import listen
 from node.catalogue import Catalogue, Received
 from node.intake import (
     OUT_OF_RESOURCES,
@@ -41,7 +42,7 @@ from node.spool import InstanceKey, Spool
 from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
 from node.transport_security import CertificateError, names_of, server_context
-from node.upper_layer import MAXIMUM_PDU, listen
+from node.upper_layer import MAXIMUM_PDU
 
 log = structlog.get_logger()
 

@@ -4,8 +4,8 @@ pynetdicom negotiates, releases and aborts as ever. Between that, its two thread
 wake up a thousand times a second each, read 4096 bytes at a time, and turn each PDU into a series
 of objects. Here the threads sleep until something comes, PDUs are read whole, and the PDUs of a
 C-STORE are gathered, handed over and answered in the thread that read them. All other messages go
-pynetdicom's way. This touches its private names: `tests/node/test_upper_layer.py` fails where an
-update changes what they mean.
+pynetdicom's way. This and `node/association_listener.py` touch its private names:
+`tests/node/test_upper_layer.py` fails where an update changes what they mean.
 """
 
 import os
@@ -16,18 +16,14 @@ import ssl
 import struct
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol, cast
 
 import structlog
-from pynetdicom import AE, evt
-from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket
 
 from node.reactor_checkpoint import LOOK_AROUND, ReactorCheckpoint
 from node.store_request import (
@@ -46,7 +42,6 @@ from node.store_request import (
     response,
     uid,
 )
-from node.transport_security import HANDSHAKE_SECONDS, CertificateError
 
 log = structlog.get_logger()
 
@@ -68,7 +63,6 @@ Begin = Callable[[StoreRequest], Reception]
 
 MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
 MAXIMUM_CONTROL_PDU = 1 << 20  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 100 K
-BACKLOG = 128
 P_DATA_TF = 0x04
 ESTABLISHED = "Sta6"  # PS3.8 Section 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"
@@ -327,141 +321,3 @@ class WaitingUpperLayer(DULServiceProvider):
         pdu = _HEADER.pack(P_DATA_TF, len(value) + len(command)) + value + command
         cast("WaitingSocket", self.socket).send(pdu)
         self._idle_timer.restart()
-
-
-class Acceptor(RequestHandler):
-    """Makes an association of a connection."""
-
-    server: "AssociationListener"
-
-    def handle(self) -> None:
-        """Serve one connection; the handshake of TLS happens here, where none waits for it."""
-        address = self.client_address[0]
-        try:
-            self._handle(address)
-        finally:
-            self.server.has_begun(address)
-
-    def _handle(self, address: str) -> None:
-        context = self.server.secured_by
-        try:
-            connection = self._prepared(None if context is None else context())
-        except (OSError, CertificateError) as error:
-            reason = getattr(error, "reason", None) or str(error)
-            log.warning("connection.not_secured", reason=reason, address=address)
-            self.server.shutdown_request(self.request)
-            return
-        self.request = connection
-        super().handle()
-
-    def _create_association(self) -> Association:
-        association = Association(self.ae, MODE_ACCEPTOR)
-        association._server = self.server
-        # The server finds its associations by this name.
-        association.name = f"AcceptorThread@{datetime.now():%Y%m%d%H%M%S}"  # noqa: DTZ005
-        association._reactor_checkpoint = ReactorCheckpoint(association, waits_for_bell=True)  # type: ignore[assignment]
-        association.dul = WaitingUpperLayer(association, self.server.begin)
-        association.dul.artim_timer.timeout = association.acse_timeout
-        association.dul._idle_timer.timeout = association.network_timeout
-        association.set_socket(WaitingSocket(association, client_socket=self.request))
-        acceptor, entity = association.acceptor, self.ae
-        acceptor.maximum_length = entity.maximum_pdu_size
-        acceptor.ae_title = self.server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = entity.implementation_class_uid
-        acceptor.implementation_version_name = entity.implementation_version_name
-        # Not copied: negotiation reads them only (checked by a test), and copying takes 85 ms.
-        acceptor.supported_contexts = self.server.contexts
-        association.requestor.address_info = self.remote
-        for event, handlers in self.server._handlers.items():
-            if isinstance(event, evt.NotificationEvent):
-                for handler in handlers:
-                    association.bind(event, *cast("tuple[Callable[..., Any], list[Any]]", handler))
-            elif handlers:
-                association.bind(event, *cast("tuple[Callable[..., Any], list[Any]]", handlers))
-        return association
-
-    def _prepared(self, context: ssl.SSLContext | None) -> socket.socket:
-        connection = cast("socket.socket", self.request)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        timeout = self.ae.network_timeout or NO_TIMEOUT
-        if context is None:
-            patience = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-            return connection
-        connection.settimeout(HANDSHAKE_SECONDS)
-        secured = context.wrap_socket(connection, server_side=True)
-        secured.settimeout(timeout)
-        return secured
-
-
-class AssociationListener(ThreadedAssociationServer):
-    """Listens for connections; `begin` says what takes the data sets that come."""
-
-    request_queue_size = BACKLOG
-    daemon_threads = True
-
-    def __init__(
-        self,
-        *arguments: Any,
-        begin: Begin,
-        most_associations: int,
-        secured_by: Callable[[], ssl.SSLContext] | None,
-        **keywords: Any,
-    ) -> None:
-        self.begin = begin
-        self.most_associations = most_associations
-        self.secured_by = secured_by
-        self._lock = threading.Lock()
-        self._beginning: Counter[str] = Counter()
-        super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
-
-    def verify_request(self, _request: Any, client_address: Any) -> bool:
-        """Return whether a connection may stay open: each costs threads, whoever opens it.
-
-        One address may have as many that say nothing as there may be associations, all together
-        twice as many connections.
-        """
-        address, most = client_address[0], self.most_associations
-        associations = self.active_associations
-        silent = [one for one in associations if not one.is_established]
-        with self._lock:
-            silent_there = self._beginning[address] + sum(
-                one.requestor.address == address for one in silent
-            )
-            if silent_there >= most or len(associations) + self._beginning.total() >= 2 * most:
-                log.warning("connection.refused", address=address, silent=silent_there)
-                return False
-            self._beginning[address] += 1
-        return True
-
-    def has_begun(self, address: str) -> None:
-        """Take note that a connection is an association now, or over."""
-        with self._lock:
-            self._beginning[address] -= 1
-            self._beginning += Counter()  # drops what is zero
-
-
-def listen(
-    entity: AE,
-    address: tuple[str, int],
-    handlers: list[evt.EventHandlerType],
-    begin: Begin,
-    *,
-    most_associations: int,
-    secured_by: Callable[[], ssl.SSLContext] | None = None,
-) -> None:
-    """Listen in a thread of its own until the entity is shut down; OSError if the port is taken.
-
-    Where connections are to be secured, `secured_by` gives the context for the next of them.
-    """
-    server = entity.make_server(
-        address,
-        evt_handlers=handlers,
-        server_class=AssociationListener,
-        begin=begin,
-        most_associations=most_associations,
-        secured_by=secured_by,
-    )
-    entity._servers.append(server)  # as `start_server` does, so that `shutdown` finds it
-    threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()

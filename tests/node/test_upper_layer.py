@@ -23,14 +23,16 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from node import reception, upper_layer
+from node.association_listener import AssociationListener
 from node.listener import Listener, _application_entity
 from node.settings import load_settings
 from tests.node.configuration import write_config
 from tests.node.test_listener import associate, spooled
 from tests.slices import grid_affine, write_slices
 
-# What the upper layer overrides, calls or reads the state of. Where pynetdicom changes one of them,
-# read the change, see whether `node/upper_layer.py` still holds, and write the new digest here.
+# What the upper layer and the association listener override, call or read the state of. Where
+# pynetdicom changes one of them, read the change, see whether they still hold, and write the new
+# digest here.
 PYNETDICOM = {
     ACSE._negotiate_as_acceptor: "fffd360957c42a8e",
     Association.__init__: "eb07516b8009ad8f",
@@ -303,7 +305,7 @@ def test_negotiation_changes_no_context_of_the_server(waiting, images):
     before = deepcopy(contexts)
     server = entity.make_server(
         ("127.0.0.1", 0),
-        server_class=upper_layer.AssociationListener,
+        server_class=AssociationListener,
         begin=lambda _: None,
         most_associations=10,
         secured_by=None,
