@@ -1,20 +1,34 @@
 """Configurations and free ports for nodes under test."""
 
+import random
 import socket
 
+_RANGE = (10_000, 32_000)
+_draw = random.SystemRandom()
 _given = set()
 
 
 def free_ports(count):
-    """Ports that nobody listens on, none of them given before."""
+    """Ports that nobody listens on, none of them given before.
+
+    They are below those that the system gives to clients: a client could take one while the server
+    that it is meant for restarts.
+    """
     ports = []
     while len(ports) < count:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        if port not in _given:
+        port = _draw.randrange(*_RANGE)
+        if port not in _given and _is_free(port):
             _given.add(port)
             ports.append(port)
     return ports
+
+
+def _is_free(port):
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def write_config(
