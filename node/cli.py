@@ -8,6 +8,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy.exc import OperationalError
@@ -16,6 +17,8 @@ from node import cli_models, cli_validate, cli_volume, store_scu
 from node.catalogue import Catalogue
 from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
 from node.database import SchemaError
+from node.dicomweb.access import digest_of, new_token
+from node.dicomweb.settings import DicomwebClient, Permission
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
 from node.run_folder import RunFolder
@@ -39,6 +42,7 @@ class Role(StrEnum):
     listener = "listener"
     worker = "worker"
     web = "web"
+    dicomweb = "dicomweb"
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ def serve(
     config: ConfigOption = DEFAULT_CONFIG,
     role: Annotated[Role | None, typer.Option(help="only this role, not all of them")] = None,
 ) -> None:
-    """Run the node: DICOM listener, worker and status page."""
+    """Run the node: DICOM listener, worker, status page, and DICOMweb where it is configured."""
     settings = settings_of(config)
     configure_logging(role or "supervisor")
     try:
@@ -69,7 +73,9 @@ def serve(
     die_with_parent()
     match role:
         case None:
-            supervise(config)
+            supervise(
+                config, [one for one in Role if one is not Role.dicomweb or settings.dicomweb]
+            )
         case Role.listener:
             from node.listener import run_listener  # noqa: PLC0415  # a role loads what it needs
 
@@ -82,6 +88,10 @@ def serve(
             from node.web.application import run_web  # noqa: PLC0415
 
             run_web(settings)
+        case Role.dicomweb:
+            from node.dicomweb.server import run_dicomweb  # noqa: PLC0415
+
+            run_dicomweb(settings)
 
 
 @app.command()
@@ -177,6 +187,24 @@ def retry(
         if not any(delivery.objects for delivery in run.deliveries):
             RunFolder(settings.runs_dir / run.id).clear()  # so that it is assessed anew
     console.print("The node takes it up within seconds; see 'overread status'.")
+
+
+@app.command()
+def token(
+    client: Annotated[str, typer.Argument(help="name of a DICOMweb client, up to 16 characters")],
+    may: Annotated[list[Permission], typer.Option(help="what it may do")] = list(Permission),  # noqa: B006
+) -> None:
+    """Make a bearer token for a DICOMweb client, and what the configuration is to say of it."""
+    secret = new_token()
+    try:
+        made = DicomwebClient(name=client, token_sha256=digest_of(secret), may=tuple(may))
+    except ValidationError:
+        fail("a client's name has up to 16 letters, digits, '.', '_' and '-'")
+    console.print(f"# Give this to the client; it is shown only here:\n# {secret}", highlight=False)
+    sys.stdout.write(
+        f'[[dicomweb.clients]]\nname = "{made.name}"\ntoken_sha256 = "{made.token_sha256}"\n'
+        f"may = {orjson.dumps(made.may).decode()}\n"
+    )
 
 
 @app.command()

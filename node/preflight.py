@@ -2,10 +2,11 @@
 
 import shutil
 import socket
+import ssl
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
@@ -17,6 +18,8 @@ from inference.process import ModelProcess
 from inference.providers import SHOWN
 from node.catalogue import Catalogue
 from node.database import SchemaError
+from node.dicomweb.access import REALM
+from node.dicomweb.settings import DicomwebSettings
 from node.durable import write_new
 from node.negotiation import agreed_syntaxes, proposed_contexts
 from node.resident_model import MODEL_ERRORS
@@ -83,6 +86,10 @@ def _ports(settings: Settings) -> Iterator[Result]:
     node, web = settings.node, settings.web
     yield _port("DICOM port", node.host, node.port, runs=_node_answers(settings))
     yield _port("status page port", web.host, web.port, runs=_page_answers(web.host, web.port))
+    dicomweb = settings.dicomweb
+    if dicomweb is not None:
+        runs = _dicomweb_answers(dicomweb)
+        yield _port("DICOMweb port", dicomweb.host, dicomweb.port, runs=runs)
 
 
 def _certificates(settings: Settings) -> Iterator[Result]:
@@ -137,6 +144,23 @@ def _page_answers(host: str, port: int) -> bool:
     try:
         connection.request("GET", "/healthz")
         return b"checked_at" in connection.getresponse().read()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _dicomweb_answers(dicomweb: DicomwebSettings) -> bool:
+    """Whether this very server runs already: asked without a token it says who it is."""
+    host = "127.0.0.1" if dicomweb.host in ("0.0.0.0", "::") else dicomweb.host  # noqa: S104
+    connection = HTTPConnection(host, dicomweb.port, timeout=2)
+    if dicomweb.tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is entrusted
+        connection = HTTPSConnection(host, dicomweb.port, timeout=2, context=context)
+    try:
+        connection.request("GET", dicomweb.path)
+        return connection.getresponse().getheader("WWW-Authenticate") == REALM
     except (OSError, HTTPException):
         return False
     finally:

@@ -12,8 +12,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -22,9 +20,11 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from inference.providers import Limits, OnMissing, Provider, SessionSettings
+from node.dicomweb.settings import DicomwebSettings
 from node.geometry import MAX_GAP
 from node.mistakes import sentence_of
 from node.routing import STACK_VARIABLES, check_expression
+from node.section import Name, Port, Section, is_loopback
 from sr_writer.results import Kind
 from sr_writer.segmentation_frames import SegmentationForm
 
@@ -51,15 +51,9 @@ def _ae_title(value: str) -> str:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NodeSettings(_Section):
+class NodeSettings(Section):
     """Who the node is, and where it keeps what it was sent."""
 
     ae_title: AETitle = "OVERREAD"
@@ -83,7 +77,7 @@ class NodeSettings(_Section):
         return value
 
 
-class InferenceSettings(_Section):
+class InferenceSettings(Section):
     """What runs the models, and what one assessment may take."""
 
     provider: Provider = "cpu"
@@ -100,7 +94,7 @@ class InferenceSettings(_Section):
         return value
 
 
-class AssemblySettings(_Section):
+class AssemblySettings(Section):
     """What may become a volume."""
 
     max_gap: float = Field(
@@ -108,7 +102,7 @@ class AssemblySettings(_Section):
     )
 
 
-class WebSettings(_Section):
+class WebSettings(Section):
     """The status page; it has no login, so it stays on this machine."""
 
     host: str = "127.0.0.1"
@@ -117,17 +111,12 @@ class WebSettings(_Section):
     @field_validator("host")
     @classmethod
     def _loopback(cls, value: str) -> str:
-        address = "127.0.0.1" if value == "localhost" else value
-        try:
-            loopback = ipaddress.ip_address(address).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
+        if not is_loopback(value):
             raise ValueError("the status page has no login yet: use 127.0.0.1 or ::1")
         return value
 
 
-class TLSSettings(_Section):
+class TLSSettings(Section):
     """What the node shows of itself over TLS, and whose certificates it believes; PEM files."""
 
     port: Port = 2762  # PS3.8 Section 9.1.1
@@ -136,7 +125,7 @@ class TLSSettings(_Section):
     authorities: Path
 
 
-class Peer(_Section):
+class Peer(Section):
     """An application entity that may send to us, and that results may go to."""
 
     name: Name
@@ -168,7 +157,7 @@ class Peer(_Section):
         return value
 
 
-class Route(_Section):
+class Route(Section):
     """Which series go to which model, and where the results go."""
 
     name: Name
@@ -192,7 +181,7 @@ class Route(_Section):
         return value
 
 
-class Delivery(_Section):
+class Delivery(Section):
     """How long a result is offered to a peer that does not take it."""
 
     first_retry_seconds: float = Field(default=15.0, gt=0)
@@ -212,6 +201,7 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     web: WebSettings = WebSettings()
     tls: TLSSettings | None = None
+    dicomweb: DicomwebSettings | None = None
     delivery: Delivery = Delivery()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -255,6 +245,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"peers.{peer.name}.tls: there is no [tls] section; add one")
             if peer.tls_name and not peer.tls:
                 raise ValueError(f"peers.{peer.name}.tls_name: it does not speak TLS; set tls")
+        if self.dicomweb is not None and self.dicomweb.tls and self.tls is None:
+            raise ValueError("dicomweb.tls: there is no [tls] section; add one")
         return self
 
     @property

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import structlog
 
 log = structlog.get_logger()
 
-ROLES = ("listener", "worker", "web")
 PARENT_PIPE = "OVERREAD_PARENT_PIPE"
 """Environment variable with the number of a pipe's reading end that closes when the parent dies."""
 
@@ -31,13 +31,13 @@ class _Child:
     due: float | None = None  # when to start it again, while it is down
 
 
-def supervise(config: Path) -> None:
-    """Run all roles until SIGTERM or SIGINT."""
+def supervise(config: Path, roles: Iterable[str]) -> None:
+    """Run these roles until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     reading, writing = os.pipe()  # `writing` lives as long as this process
-    children = [_Child(role, _start(role, config, reading)) for role in ROLES]
+    children = [_Child(role, _start(role, config, reading)) for role in roles]
     while not stop.wait(0.2):
         for child in children:
             _look_after(child, config, reading)

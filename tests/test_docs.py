@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from typer import Typer
 
 from node.cli import app
+from node.dicomweb.settings import DicomwebClient, DicomwebSettings
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.routing import VARIABLES
 from node.settings import (
@@ -31,6 +32,8 @@ SECTIONS = {
     "[inference]": InferenceSettings,
     "[web]": WebSettings,
     "[tls]": TLSSettings,
+    "[dicomweb]": DicomwebSettings,
+    "[[dicomweb.clients]]": DicomwebClient,
     "[delivery]": Delivery,
     "[[peers]]": Peer,
     "[[routes]]": Route,

@@ -1,0 +1,92 @@
+"""Who may do what: each request shows a bearer token (RFC 6750), of which we know the digest only.
+
+Nothing is told to those who have none, not even what paths there are.
+"""
+
+import hmac
+import secrets
+from hashlib import sha256
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from node.dicomweb.answers import problem
+from node.dicomweb.settings import DicomwebClient, Permission
+
+log = structlog.get_logger()
+
+REALM = 'Bearer realm="Overread"'
+_NEEDED = {"GET": Permission.READ, "HEAD": Permission.READ, "POST": Permission.STORE}
+_TOKEN_BYTES = 32
+
+
+def new_token() -> str:
+    """Return a token that nobody can guess."""
+    return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def digest_of(token: str) -> str:
+    """Return what the configuration holds of a token."""
+    return sha256(token.encode()).hexdigest()
+
+
+class Access:
+    """Lets requests through that a client may make; the client is in the scope's state then.
+
+    What a request needs follows from its method: all that QIDO-RS and WADO-RS have is GET, STOW-RS
+    is POST.
+    """
+
+    def __init__(self, app: ASGIApp, clients: tuple[DicomwebClient, ...]) -> None:
+        self._app = app
+        self._clients = clients
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with 401, 403 or 405."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = self._client(Headers(scope=scope).get("authorization", ""))
+        needed = _NEEDED.get(scope["method"])
+        if client is None:
+            _log_refused(scope, "it shows no token that is known here")
+            answer = problem(
+                401,
+                "Show the bearer token of a client in [[dicomweb.clients]] of the node's "
+                "configuration; 'overread token' makes one.",
+                headers={"WWW-Authenticate": REALM},
+            )
+        elif needed is None:
+            answer = problem(405, "Use GET, HEAD or POST.", headers={"Allow": ", ".join(_NEEDED)})
+        elif needed not in client.may:
+            _log_refused(scope, f"client {client.name} may not {needed}")
+            answer = problem(403, f"This client may not {needed}: see 'may' in its configuration.")
+        else:
+            scope.setdefault("state", {})["client"] = client
+            await self._app(scope, receive, send)
+            return
+        await answer(scope, receive, send)
+
+    def _client(self, authorization: str) -> DicomwebClient | None:
+        """The client whose token it is; takes as long whichever it is."""
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        shown = digest_of(token.strip())
+        found = None
+        for client in self._clients:
+            if hmac.compare_digest(client.token_sha256, shown):
+                found = client
+        return found
+
+
+def _log_refused(scope: Scope, reason: str) -> None:
+    address = scope.get("client") or ("", 0)
+    log.warning(
+        "dicomweb.refused",
+        reason=reason,
+        method=scope["method"],
+        address=address[0],
+        remedy="if this client is meant, give it a token with 'overread token', or correct 'may'",
+    )

@@ -1,0 +1,27 @@
+"""Answers that say in words what was wrong and what to do (PS3.18 Section 8.5)."""
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+DICOM_JSON = "application/dicom+json"
+HEADERS = {
+    "Cache-Control": "no-store",  # images of patients must not stay in a cache on the way
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def problem(status: int, text: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to a request that is not served."""
+    return PlainTextResponse(
+        text + "\n", status_code=status, headers={**HEADERS, **(headers or {})}
+    )
+
+
+async def refused(_request: Request, error: Exception) -> Response:
+    """Answer what an endpoint refuses with an HTTPException; its detail is a sentence."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem(error.status_code, error.detail, headers=error.headers)

@@ -1,0 +1,142 @@
+"""The DICOMweb server is for those who hold a token, and says nothing to others."""
+
+import socket
+import tomllib
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from node.cli import app
+from node.dicomweb.access import digest_of
+from node.dicomweb.application import create_app
+from node.dicomweb.settings import DicomwebClient, DicomwebSettings
+from node.preflight import preflight
+from node.settings import SettingsError, load_settings
+from tests.node.configuration import write_config
+
+CLIENTS = (
+    DicomwebClient(name="viewer", token_sha256=digest_of("sight"), may=("read",)),
+    DicomwebClient(name="router", token_sha256=digest_of("freight"), may=("store",)),
+)
+
+
+@pytest.fixture(scope="module")
+def client():
+    settings = DicomwebSettings(clients=CLIENTS)
+    routes = [
+        Route("/studies", lambda request: PlainTextResponse(request.state.client.name)),
+        Route("/studies", lambda _request: PlainTextResponse("stored"), methods=["POST"]),
+        Route("/broken", lambda _request: 1 / 0),
+    ]
+    return TestClient(
+        create_app(settings, routes),
+        base_url="http://127.0.0.1:8042/dicom-web",
+        raise_server_exceptions=False,
+    )
+
+
+def shows(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_client_does_what_it_may(client):
+    assert client.get("/studies", headers=shows("sight")).text == "viewer"
+    assert client.post("/studies", headers=shows("freight")).text == "stored"
+
+
+def test_a_client_does_nothing_that_it_may_not(client):
+    for answer in (
+        client.post("/studies", headers=shows("sight")),
+        client.get("/studies", headers=shows("freight")),
+    ):
+        assert answer.status_code == 403
+        assert "'may'" in answer.text
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic sight", "sight", f"Bearer {'x' * 9999}"],
+)
+@pytest.mark.parametrize("path", ["/studies", "/broken", "/nowhere"])
+def test_without_a_token_all_paths_look_the_same(client, authorization, path):
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="Overread"'
+
+
+def test_what_is_not_served_is_said_in_words(client):
+    answers = {
+        405: client.put("/studies", headers=shows("sight")),
+        404: client.get("/nowhere", headers=shows("sight")),
+        500: client.get("/broken", headers=shows("sight")),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def configure(folder, section):
+    config = write_config(folder)
+    config.write_text(f"{config.read_text()}\n{section}\n")
+    return config
+
+
+SIGHT = digest_of("sight")
+
+
+def section(keys="", digest=SIGHT):
+    return f"""
+        [dicomweb]
+        {keys}
+        [[dicomweb.clients]]
+        name = "viewer"
+        token_sha256 = "{digest}"
+        may = ["read"]
+    """
+
+
+@pytest.mark.parametrize(
+    ("written", "mistake"),
+    [
+        (section('host = "0.0.0.0"'), "use 127.0.0.1 or ::1"),
+        (section("tls = true"), r"dicomweb\.tls: there is no \[tls\] section"),
+        (section('path = "dicom-web/"'), "a path begins with /"),
+        (section('url = "pacs.hospital"'), "use https://NAME/PATH"),
+        (section(digest="sight"), "'overread token' prints the line"),
+        (section() + section().split("[dicomweb]")[1], "'viewer' is used twice"),
+        ("[dicomweb]", r"dicomweb\.clients: is missing"),
+    ],
+)
+def test_mistakes_in_the_section_are_named(tmp_path, written, mistake):
+    with pytest.raises(SettingsError, match=mistake):
+        load_settings(configure(tmp_path, written))
+
+
+def test_a_token_comes_with_the_lines_of_the_configuration(tmp_path):
+    done = CliRunner().invoke(app, ["token", "viewer", "--may", "read"])
+    assert done.exit_code == 0, done.output
+    secret = done.output.splitlines()[1].removeprefix("# ")
+    written = tomllib.loads(done.output)["dicomweb"]["clients"]
+    assert written == [{"name": "viewer", "token_sha256": digest_of(secret), "may": ["read"]}]
+    settings = load_settings(configure(tmp_path, f"[dicomweb]\n{done.output}"))
+    assert settings.dicomweb.clients[0].name == "viewer"
+
+
+def test_a_token_needs_a_name_that_can_be_an_ae_title():
+    done = CliRunner().invoke(app, ["token", "a name that is too long"])
+    assert done.exit_code == 1
+    assert "up to 16" in done.output
+
+
+def test_check_says_whether_the_port_is_free(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = configure(tmp_path, section(f"port = {taken.getsockname()[1]}"))
+        (found,) = [one for one in preflight(config) if one.subject == "DICOMweb port"]
+    assert found.outcome == "failed"
+    (found,) = [one for one in preflight(config) if one.subject == "DICOMweb port"]
+    assert found.outcome == "ok"
