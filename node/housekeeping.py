@@ -1,6 +1,5 @@
 """What a node does by the clock: re-delivery, retention, disk watermark, abandoned runs."""
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +8,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from node import workflow
 from node.delivery import redeliver_due
+from node.disk import Disk
 from node.steps import Workbench
 from node.tables import OVER, Run
 
@@ -31,7 +31,7 @@ def schedule(bench: Workbench) -> BackgroundScheduler:
 def warn_of_full_disk(bench: Workbench) -> None:
     """Say so in the log while the listener refuses instances for want of space."""
     node = bench.settings.node
-    free = shutil.disk_usage(node.state_dir).free
+    free = Disk(bench.settings).free_bytes()
     if free < node.min_free_gb * 1e9:
         log.error(
             "disk.nearly_full",

@@ -5,7 +5,6 @@ association's own thread; a further thread tells the catalogue about what came, 
 """
 
 import queue
-import shutil
 import signal
 import ssl
 import sys
@@ -29,13 +28,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.admission import refusal
 from node.association_listener import listen
 from node.catalogue import Catalogue, Received
-from node.intake import (
-    OUT_OF_RESOURCES,
-    STORAGE_CLASSES,
-    SUCCESS,
-    TRANSFER_SYNTAXES,
-    IntakeError,
-)
+from node.disk import Disk, trouble_of
+from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES
 from node.reception import Intaker
 from node.settings import Settings
 from node.spool import InstanceKey, Spool
@@ -107,9 +101,10 @@ class Listener:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._spool = Spool(settings.spool_dir)
+        self._disk = Disk(settings)
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
-        self._intaker = Intaker(self._spool, self._check_space, self._bookkeeper.note)
+        self._intaker = Intaker(self._spool, self._disk, self._bookkeeper.note)
         self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
 
     def start(self) -> None:
@@ -117,6 +112,7 @@ class Listener:
         # pynetdicom would abort the association over a hostile UID; `inspect` answers it instead.
         _config.VALIDATORS["UI"] = lambda _uid: (True, "")
         self._spool.prepare()
+        self._disk.begin()
         self._commitment.prepare()
         node = self._settings.node
         self._entity = _application_entity(self._settings)
@@ -208,11 +204,6 @@ class Listener:
             response.ErrorComment = answer.comment[:COMMENT_LENGTH]
         return response
 
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self._settings.node.state_dir).free
-        if free < self._settings.node.min_free_gb * 1e9:
-            raise IntakeError(OUT_OF_RESOURCES, "disk nearly full: below node.min_free_gb")
-
 
 def run_listener(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT."""
@@ -223,10 +214,13 @@ def run_listener(settings: Settings) -> None:
     try:
         listener.start()
     except (OSError, CertificateError) as error:
+        remedy = "run 'overread check': it says whether port, disk or certificate is at fault"
+        path = getattr(error, "filename", None)  # the disk is at fault
         log.error(  # noqa: TRY400  # where in the code says nothing to an operator
             "listener.cannot_start",
             reason=getattr(error, "strerror", None) or str(error),
-            remedy="run 'overread check': it says whether port, disk or certificate is at fault",
+            path=path,
+            remedy=trouble_of(error).remedy if path and isinstance(error, OSError) else remedy,
         )
         sys.exit(1)
     stop.wait()

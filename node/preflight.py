@@ -1,6 +1,5 @@
 """Would it work: the checks of `overread check`, each with what to do where it would not."""
 
-import shutil
 import socket
 import ssl
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +19,7 @@ from node.catalogue import Catalogue
 from node.database import SchemaError
 from node.dicomweb.access import REALM
 from node.dicomweb.settings import DicomwebSettings
+from node.disk import Disk
 from node.durable import write_new
 from node.negotiation import agreed_syntaxes, proposed_contexts
 from node.resident_model import MODEL_ERRORS
@@ -183,7 +183,12 @@ def _disk(settings: Settings) -> Iterator[Result]:
             "make it, and give it to the user that the node runs as",
         )
         return
-    free = shutil.disk_usage(folder).free / 1e9
+    disk = Disk(settings)
+    trouble = disk.trouble()
+    if trouble is not None:
+        text = f"{settings.spool_dir} does not take what is received: {trouble.reason}"
+        yield Result("spool", Outcome.FAILED, text, trouble.remedy)
+    free = disk.free_bytes() / 1e9
     if free < settings.node.min_free_gb:
         yield Result(
             "state folder",

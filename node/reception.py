@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import structlog
 
 from node.catalogue import Received
+from node.disk import Disk
 from node.intake import DUPLICATE_INSTANCE, OUT_OF_RESOURCES, SUCCESS, Intake, IntakeError, inspect
 from node.spool import InvalidUIDError, Partial, Spool, Stored, check_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
@@ -24,10 +25,10 @@ MAXIMUM_INSTANCE = 8 << 30  # bytes; native pixel data end at 4 GiB (PS3.5 Secti
 
 @dataclass(frozen=True)
 class Intaker:
-    """Where data sets go: the spool, and who is told. `check_space` raises IntakeError."""
+    """Where data sets go: the spool and its disk, and who is told."""
 
     spool: Spool
-    check_space: Callable[[], None]
+    disk: Disk
     note: Callable[[Received], None]
 
     def begin(self, request: StoreRequest) -> "Reception":
@@ -69,9 +70,11 @@ class Reception:
         except IntakeError as error:
             return self._refusal(error.status, str(error))
         except OSError as error:
+            self._intaker.disk.failed(error)
             return self._refusal(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
         finally:
             self.drop()
+        self._intaker.disk.worked()
         if stored is Stored.CONFLICT:
             return self._refusal(
                 DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
@@ -96,7 +99,7 @@ class Reception:
     def _write_out(self) -> None:
         if self._size > MAXIMUM_INSTANCE:
             raise IntakeError(OUT_OF_RESOURCES, "data set is larger than any image may be")
-        self._intaker.check_space()
+        self._intaker.disk.check_space()
         if self._partial is None:
             self._partial = self._intaker.spool.begin()
             self._partial.write(self._meta)
@@ -109,7 +112,7 @@ class Reception:
             raise self._trouble
         if self._partial is not None:
             return self._store_large()
-        self._intaker.check_space()
+        self._intaker.disk.check_space()
         encoded = b"".join(self._pieces)
         intake = self._inspected(encoded)
         returned = intake.is_own_result

@@ -14,6 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -25,7 +26,7 @@ UID_PATTERN = re.compile(
     r"[0-9]+(\.[0-9]+)*"
 )  # PS3.5 Section 9.1; leading zeros occur and are let in
 UID_LENGTH = 64
-_INCOMING = ".incoming"
+INCOMING = ".incoming"
 _ASIDE = ".aside"
 _RETURNED = ".returned"
 _REMEMBERED_FOLDERS = 10_000
@@ -89,9 +90,11 @@ class Partial:
         os.fsync(self._descriptor)
 
     def drop(self) -> None:
-        """Close it and take its name away."""
-        os.close(self._descriptor)
-        self.path.unlink(missing_ok=True)
+        """Close it and take its name away, or leave that to the listener's next start."""
+        with suppress(OSError):  # the answer was decided by what failed before, if anything
+            os.close(self._descriptor)
+        with suppress(OSError):
+            self.path.unlink()
 
 
 class Spool:
@@ -104,8 +107,8 @@ class Spool:
     def prepare(self) -> None:
         """Make the folders, and drop what a crash left half-written (it was never acknowledged)."""
         self._make_durable(self.root)
-        shutil.rmtree(self.root / _INCOMING, ignore_errors=True)
-        self._make_durable(self.root / _INCOMING)
+        shutil.rmtree(self.root / INCOMING, ignore_errors=True)
+        self._make_durable(self.root / INCOMING)
 
     def store(self, key: InstanceKey, *parts: bytes | memoryview, returned: bool = False) -> Stored:
         """Write an instance and return once a power cut could not take it away.
@@ -123,7 +126,7 @@ class Spool:
 
     def begin(self) -> Partial:
         """Return a new file to write to; `keep` or its `drop` ends it."""
-        return Partial(self.root / _INCOMING / uuid.uuid4().hex)
+        return Partial(self.root / INCOMING / uuid.uuid4().hex)
 
     def keep(self, partial: Partial, key: InstanceKey, *, returned: bool = False) -> Stored:
         """Give what was written its name, durably; raises OSError, with nothing left behind.
@@ -146,10 +149,12 @@ class Spool:
         return Stored.NEW
 
     def _already_there(self, key: InstanceKey, partial: Path, final: Path) -> Stored:
-        # The name may be so new that its writer has not yet fsynced the folder.
-        fsync_folder(final.parent)
         digest = _dataset_digest(partial)
         if digest == _dataset_digest(final):
+            # The name may be so new that its writer has not yet fsynced the folder, or could not: a
+            # failed fsync is not made good by another. So these bytes get the name anew.
+            partial.replace(final)
+            fsync_folder(final.parent)
             return Stored.SAME
         folder = self.root / _ASIDE / key.study / key.series
         self._make_durable(folder)

@@ -20,6 +20,7 @@ need /usr/bin/chromium chromium
 need /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc fonts-noto-cjk
 command -v npm >/dev/null || packages+=(npm)
 command -v java >/dev/null || packages+=(default-jre-headless)
+ldconfig -p | grep -q 'libfuse3\.so' || packages+=(libfuse3-3)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql)
 
 install_packages() {

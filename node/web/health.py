@@ -1,12 +1,12 @@
 """Whether the node is well, and what an operator should do where it is not."""
 
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
+from node.disk import Disk
 from node.settings import Settings
 from node.spool import Spool
 from node.tables import Run
@@ -41,14 +41,24 @@ def health_of(settings: Settings, catalogue: Catalogue) -> Health:
     alarms = []
     node = settings.node
     free_gb = None
+    disk = Disk(settings)
     try:
-        free_gb = round(shutil.disk_usage(node.state_dir).free / 1e9, 1)
+        free_gb = round(disk.free_bytes() / 1e9, 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         alarms.append(
             Alarm(
                 f"The state folder cannot be read: {reason}.",
                 "Mount it, or correct node.state_dir; nothing can be received until then.",
+            )
+        )
+    trouble = disk.trouble()
+    if trouble is not None:
+        alarms.append(
+            Alarm(
+                f"The disk does not take what is received: {trouble.reason}. "
+                "Instances are refused, and senders try again.",
+                f"{trouble.remedy[0].upper()}{trouble.remedy[1:]}.",
             )
         )
     if free_gb is not None and free_gb < node.min_free_gb:

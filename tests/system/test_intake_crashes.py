@@ -128,6 +128,12 @@ def retransmit(instances, peer):
     await_true(is_taken, PATIENCE, "the retransmission to be taken")
 
 
+def await_share(share, threads, acknowledged):
+    """Return when this share of the images is acknowledged, or nobody sends any more."""
+    while len(acknowledged) < share * IMAGES and any(thread.is_alive() for thread in threads):
+        time.sleep(0.001)
+
+
 def held(settings):
     """SOP Instance UID -> digest of the pixel data of what lies under a final name."""
     found = {}
@@ -153,7 +159,7 @@ def test_what_is_acknowledged_is_held_whatever_happens(tmp_path):
         for number in range(ROUNDS):
             fault = "ENOSPC" if number % 2 else "kill -9"
             threads, acknowledged = send(instances, listener.peer)
-            time.sleep(draw.uniform(0.01, 1.0))
+            await_share(draw.random(), threads, acknowledged)
             under_load = any(thread.is_alive() for thread in threads)
             if number % 2:
                 fill(disk)
