@@ -4,7 +4,7 @@ What was received can be rebuilt from the spool at any time (`Catalogue.unlisted
 Runs and deliveries are written by the workflow; their content lies in the run's folder.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,11 +16,13 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.orm import Session, selectinload, with_expression
 
 from node.database import insert_into, open_database
+from node.descriptions import Description
 from node.spool import InstanceKey
 from node.tables import (
     DeliveredObject,
@@ -35,6 +37,11 @@ from node.tables import (
     Table,
 )
 
+SeriesKey = tuple[str, str]
+"""Study and Series Instance UID."""
+
+_ROWS_AT_ONCE = 500  # SQLite takes 32766 values in a statement
+
 
 @dataclass(frozen=True)
 class Received:
@@ -42,12 +49,12 @@ class Received:
 
     key: InstanceKey
     sop_class_uid: str
+    transfer_syntax: str
     calling_ae_title: str
     received_at: datetime
-    study_date: str
-    modality: str
-    series_description: str
-    series_number: str
+
+
+_NOTHING_SAID = Description()
 
 
 class Catalogue:
@@ -72,57 +79,72 @@ class Catalogue:
 
     # What was received
 
-    def add_received(self, received: Sequence[Received]) -> None:
-        """List instances; those that are listed already are left as they are."""
-        if not received:
-            return
-        studies: dict[str, dict[str, Any]] = {}
-        series: dict[tuple[str, str], dict[str, Any]] = {}
-        for one in received:
-            study = studies.setdefault(
-                one.key.study,
-                {
-                    "uid": one.key.study,
-                    "study_date": one.study_date,
-                    "first_received": one.received_at,
-                    "last_received": one.received_at,
-                    "revision": "",
-                    "note": "",
-                },
+    def unlisted_series(self, received: Iterable[Received]) -> dict[SeriesKey, InstanceKey]:
+        """Those series among `received` that the catalogue has not heard of, with one instance."""
+        new = {(one.key.study, one.key.series): one.key for one in received}
+        with self.session() as session:
+            query = select(Series.study_uid, Series.uid).where(
+                tuple_(Series.study_uid, Series.uid).in_(list(new))
             )
+            for study, series in session.execute(query):
+                del new[study, series]
+        return new
+
+    def add_received(
+        self, received: Sequence[Received], described: Mapping[SeriesKey, Description] | None = None
+    ) -> None:
+        """List instances; what is listed already is left as it is.
+
+        `described` has what is said of series, and their studies, that are listed now.
+        """
+        described = described or {}
+        for start in range(0, len(received), _ROWS_AT_ONCE):
+            with self.session() as session:
+                self._add(session, received[start : start + _ROWS_AT_ONCE], described)
+
+    def _add(
+        self,
+        session: Session,
+        received: Sequence[Received],
+        described: Mapping[SeriesKey, Description],
+    ) -> None:
+        studies: dict[str, dict[str, Any]] = {}
+        series: dict[SeriesKey, dict[str, Any]] = {}
+        for one in received:
+            place = one.key.study, one.key.series
+            said = described.get(place, _NOTHING_SAID)
+            study = studies.setdefault(one.key.study, _study_row(one, said))
             study["first_received"] = min(study["first_received"], one.received_at)
             study["last_received"] = max(study["last_received"], one.received_at)
-            series[one.key.study, one.key.series] = {
-                "study_uid": one.key.study,
-                "uid": one.key.series,
-                "modality": one.modality,
-                "description": one.series_description,
-                "number": one.series_number,
-            }
-        with self.session() as session:
-            insert = self._insert(Study, list(studies.values()))
-            new = insert.excluded.last_received
-            later = new > Study.last_received
-            session.execute(
-                insert.on_conflict_do_update(
-                    index_elements=["uid"],
-                    set_={"last_received": case((later, new), else_=Study.last_received)},
-                )
+            series[place] = {"study_uid": place[0], "uid": place[1], "run_id": "", **said.series}
+        insert = self._insert(Study, list(studies.values()))
+        new = insert.excluded.last_received
+        later = new > Study.last_received
+        session.execute(
+            insert.on_conflict_do_update(
+                index_elements=["uid"],
+                set_={"last_received": case((later, new), else_=Study.last_received)},
             )
-            session.execute(self._insert(Series, list(series.values())).on_conflict_do_nothing())
-            for start in range(0, len(received), 500):
-                rows = [
-                    {
-                        "study_uid": one.key.study,
-                        "series_uid": one.key.series,
-                        "uid": one.key.instance,
-                        "sop_class_uid": one.sop_class_uid,
-                        "calling_ae_title": one.calling_ae_title,
-                        "received_at": one.received_at,
-                    }
-                    for one in received[start : start + 500]
-                ]
-                session.execute(self._insert(Instance, rows).on_conflict_do_nothing())
+        )
+        session.execute(self._insert(Series, list(series.values())).on_conflict_do_nothing())
+        rows = [_instance_row(one) for one in received]
+        session.execute(self._insert(Instance, rows).on_conflict_do_nothing())
+
+    def add_results(
+        self, run_id: str, results: Sequence[Received], described: Mapping[SeriesKey, Description]
+    ) -> None:
+        """List the objects that a run made, in place of any that it made before."""
+        series = [
+            {"study_uid": study, "uid": uid, "run_id": run_id, **said.series}
+            for (study, uid), said in described.items()
+        ]
+        with self.session() as session:
+            for table in (Instance, Series):
+                session.execute(delete(table).where(table.run_id == run_id))
+            if results:
+                session.execute(self._insert(Series, series))
+                rows = [_instance_row(one, run_id) for one in results]
+                session.execute(self._insert(Instance, rows))
 
     def unlisted(self, study: str, instances: dict[str, tuple[str, ...]]) -> list[InstanceKey]:
         """Those instances of the spool's study that the catalogue has not heard of."""
@@ -137,11 +159,13 @@ class Catalogue:
         ]
 
     def instances_called(self, uids: Sequence[str]) -> list[tuple[InstanceKey, str]]:
-        """Listed instances with one of these SOP Instance UIDs, each with its SOP Class UID."""
+        """Received instances with one of these SOP Instance UIDs, each with its SOP Class UID."""
         found = []
         with self.session() as session:
             for start in range(0, len(uids), 500):
-                query = select(Instance).where(Instance.uid.in_(uids[start : start + 500]))
+                query = select(Instance).where(
+                    Instance.uid.in_(uids[start : start + 500]), Instance.run_id == ""
+                )
                 found += [
                     (InstanceKey(one.study_uid, one.series_uid, one.uid), one.sop_class_uid)
                     for one in session.scalars(query)
@@ -371,6 +395,30 @@ class Catalogue:
                     .options(*_PARTS)
                 )
             )
+
+
+def _study_row(first: Received, said: Description) -> dict[str, Any]:
+    return {
+        "uid": first.key.study,
+        "first_received": first.received_at,
+        "last_received": first.received_at,
+        "revision": "",
+        "note": "",
+        **said.study,
+    }
+
+
+def _instance_row(one: Received, run_id: str = "") -> dict[str, Any]:
+    return {
+        "study_uid": one.key.study,
+        "series_uid": one.key.series,
+        "uid": one.key.instance,
+        "sop_class_uid": one.sop_class_uid,
+        "transfer_syntax": one.transfer_syntax,
+        "run_id": run_id,
+        "calling_ae_title": one.calling_ae_title,
+        "received_at": one.received_at,
+    }
 
 
 _PARTS = (

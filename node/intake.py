@@ -97,7 +97,6 @@ _ITEM = 0xFFFEE000
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
-_SERIES_ATTRIBUTES = ("StudyDate", "Modality", "SeriesDescription", "SeriesNumber")
 
 
 class IntakeError(Exception):
@@ -117,10 +116,6 @@ class Intake:
 
     key: InstanceKey
     sop_class_uid: str
-    study_date: str
-    modality: str
-    series_description: str
-    series_number: str
     is_own_result: bool = False
     """Whether this node's software made it: a result that a PACS routed back."""
 
@@ -150,16 +145,7 @@ def inspect(
         )
     except InvalidUIDError as error:
         raise IntakeError(CANNOT_UNDERSTAND, str(error)) from None
-    study_date, modality, description, number = (_text(header, k) for k in _SERIES_ATTRIBUTES)
-    return Intake(
-        key,
-        sop_class,
-        study_date,
-        modality,
-        description,
-        number,
-        is_own_result=PRODUCT in _text(header, "SoftwareVersions"),
-    )
+    return Intake(key, sop_class, is_own_result=PRODUCT in _text(header, "SoftwareVersions"))
 
 
 def _walk(encoded: bytes | mmap, begin: int, transfer_syntax: UID) -> Dataset:

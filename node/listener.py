@@ -4,18 +4,15 @@ One process, a thread an association. An instance goes from the association into
 association's own thread; a further thread tells the catalogue about what came, in batches.
 """
 
-import queue
 import signal
 import ssl
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import cast
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -23,16 +20,16 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StorageCommitmentPushModel,
     Verification,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
 from node.admission import refusal
 from node.association_listener import listen
-from node.catalogue import Catalogue, Received
+from node.bookkeeper import Bookkeeper
+from node.catalogue import Catalogue
 from node.disk import Disk, trouble_of
 from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES
 from node.reception import Intaker
 from node.settings import Settings
-from node.spool import InstanceKey, Spool
+from node.spool import Spool
 from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
 from node.transport_security import CertificateError, names_of, server_context
@@ -40,59 +37,8 @@ from node.upper_layer import MAXIMUM_PDU
 
 log = structlog.get_logger()
 
-_CATALOGUE_INTERVAL = 0.2  # seconds between batches
-_CATALOGUE_BATCH = 1000
 _CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # transient
-
-
-class Bookkeeper(threading.Thread):
-    """Tells the catalogue what was received, a batch at a time, so that no sender waits for SQL."""
-
-    def __init__(self, catalogue: Catalogue, spool: Spool) -> None:
-        super().__init__(name="bookkeeper", daemon=True)
-        self._catalogue = catalogue
-        self._spool = spool
-        self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
-        self._stopping = threading.Event()
-
-    def note(self, received: Received) -> None:
-        """Have an instance listed soon."""
-        self._received.put(received)
-
-    def run(self) -> None:
-        """List what lies in the spool unlisted since a crash, then what comes."""
-        pending: list[Received] | None = None
-        while True:
-            last_round = self._stopping.wait(_CATALOGUE_INTERVAL)
-            try:
-                if pending is None:
-                    pending = self._unlisted()
-                while len(pending) < _CATALOGUE_BATCH and not self._received.empty():
-                    pending.append(self._received.get())
-                self._catalogue.add_received(pending)
-                pending = []
-            except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
-                log.exception("catalogue.unreachable", remedy="check the database")
-            if last_round and self._received.empty():
-                return
-
-    def stop(self) -> None:
-        """List what is left, then end."""
-        self._stopping.set()
-        self.join(timeout=10)
-
-    def _unlisted(self) -> list[Received]:
-        received = []
-        for study in self._spool.studies():
-            for key in self._catalogue.unlisted(study, self._spool.instances(study)):
-                try:
-                    received.append(_from_file(self._spool.path(key), key))
-                except Exception:  # one bad file must not hide the others
-                    log.exception("spool.unreadable", instance=key.instance)
-        if received:
-            log.info("catalogue.repaired", instances=len(received))
-        return received
 
 
 class Listener:
@@ -238,21 +184,6 @@ def _application_entity(settings: Settings) -> AE:
     for storage_class in STORAGE_CLASSES:
         entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
     return entity
-
-
-def _from_file(path: Path, key: InstanceKey) -> Received:
-    """What the catalogue wants to know; received now, so that the study is looked at again."""
-    header = dcmread(path, stop_before_pixels=True)
-    return Received(
-        key=key,
-        sop_class_uid=str(header.file_meta.MediaStorageSOPClassUID),
-        calling_ae_title=str(header.file_meta.get("SourceApplicationEntityTitle", "")),
-        received_at=datetime.now(UTC),
-        study_date=str(header.get("StudyDate") or ""),
-        modality=str(header.get("Modality") or ""),
-        series_description=str(header.get("SeriesDescription") or ""),
-        series_number=str(header.get("SeriesNumber") or ""),
-    )
 
 
 def _calling(event: evt.Event) -> str:

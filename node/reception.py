@@ -86,7 +86,7 @@ class Reception:
                 calling=self._request.calling_ae_title,
             )
         else:
-            self._intaker.note(_received(intake, self._request.calling_ae_title))
+            self._intaker.note(_received(intake, self._request))
         return StoreAnswer(SUCCESS)
 
     def drop(self) -> None:
@@ -160,14 +160,11 @@ def _loggable(uid: str) -> str:
     return uid
 
 
-def _received(intake: Intake, calling: str) -> Received:
+def _received(intake: Intake, request: StoreRequest) -> Received:
     return Received(
         key=intake.key,
         sop_class_uid=intake.sop_class_uid,
-        calling_ae_title=calling,
+        transfer_syntax=str(request.transfer_syntax),
+        calling_ae_title=request.calling_ae_title,
         received_at=datetime.now(UTC),
-        study_date=intake.study_date,
-        modality=intake.modality,
-        series_description=intake.series_description,
-        series_number=intake.series_number,
     )

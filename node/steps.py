@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 
 import structlog
+from pydicom import Dataset
 
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
 from inference.bundle import find_bundle
@@ -25,9 +26,10 @@ from inference.process import (
 from inference.runtime import ModelMemoryError
 from inference.volume import Volume
 from node.assembly import Assembled, assemble
-from node.catalogue import Catalogue
+from node.catalogue import Catalogue, Received
 from node.clinical_context import clinical_context
 from node.completeness import routed_series
+from node.descriptions import describe
 from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import RunFolder
 from node.settings import Route, Settings
@@ -259,8 +261,9 @@ def check(bench: Workbench, run: Run, series: str) -> None:
     folder = bench.folder(run.id)
     assembled = bench.series(run, series)
     assessment = folder.assessment()
+    objects = folder.objects()
     problems = folder.quarantine_reasons() or check_objects(
-        folder.objects(),
+        objects,
         assembled.headers,
         assembled.volume,
         model=assessment.record.model,
@@ -275,6 +278,27 @@ def check(bench: Workbench, run: Run, series: str) -> None:
             f"held back, not sent: {count}: {problems[0]}",
             f"report this as a defect of Overread, with {aside}/reasons.txt",
         )
+    _list_results(bench, run, objects)
+
+
+def _list_results(bench: Workbench, run: Run, objects: Sequence[Dataset]) -> None:
+    """Have the catalogue know of a run's objects, for those who ask what is held."""
+    now = datetime.now(UTC)
+    results = [
+        Received(
+            InstanceKey(made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID),
+            sop_class_uid=str(made.SOPClassUID),
+            transfer_syntax=str(made.file_meta.TransferSyntaxUID),
+            calling_ae_title="",
+            received_at=now,
+        )
+        for made in objects
+    ]
+    described = {
+        (one.key.study, one.key.series): describe(made)
+        for one, made in zip(results, objects, strict=True)
+    }
+    bench.catalogue.add_results(run.id, results, described)
 
 
 def outcome(record: AssessmentRecord) -> str:

@@ -40,7 +40,7 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: _UTC}  # noqa: RUF012  # SQLAlchemy reads it off the class
 
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever a table changes; the tables are an index, made anew from the spool."""
 
 
@@ -53,40 +53,68 @@ class Schema(Table):
 
 
 class Study(Table):
-    """A study of which at least one instance was received."""
+    """A study of which at least one instance was received; what its first header says of it.
+
+    Names and descriptions are shown to operators and peers that may ask, and never logged.
+    """
 
     __tablename__ = "studies"
     uid: Mapped[str] = mapped_column(primary_key=True)
-    study_date: Mapped[str] = mapped_column(default="")
+    patient_name: Mapped[str] = mapped_column(default="")
+    patient_id: Mapped[str] = mapped_column(default="", index=True)
+    patient_birth_date: Mapped[str] = mapped_column(default="")
+    patient_sex: Mapped[str] = mapped_column(default="")
+    study_date: Mapped[str] = mapped_column(default="", index=True)
+    study_time: Mapped[str] = mapped_column(default="")
+    timezone: Mapped[str] = mapped_column(default="")
+    accession_number: Mapped[str] = mapped_column(default="", index=True)
+    study_id: Mapped[str] = mapped_column(default="")
+    description: Mapped[str] = mapped_column(default="")
+    referring_physician: Mapped[str] = mapped_column(default="")
     first_received: Mapped[datetime]
     last_received: Mapped[datetime] = mapped_column(index=True)
     considered_at: Mapped[datetime | None]  # up to when its content was looked at for runs
     revision: Mapped[str] = mapped_column(default="")  # that content
     note: Mapped[str] = mapped_column(default="")  # why there is no run, in words
-    series: Mapped[list["Series"]] = relationship(order_by="Series.number")
+    series: Mapped[list["Series"]] = relationship(  # those that were received
+        primaryjoin="and_(Study.uid == Series.study_uid, Series.run_id == '')",
+        order_by="Series.number",
+        viewonly=True,
+    )
     runs: Mapped[list["Run"]] = relationship(order_by="Run.opened_at")
 
 
 class Series(Table):
-    """A series; number and description are shown to operators and never logged."""
+    """A series that was received, or that a run made; what its first header says of it."""
 
     __tablename__ = "series"
     study_uid: Mapped[str] = mapped_column(ForeignKey("studies.uid"), primary_key=True)
     uid: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(default="", index=True)  # the run that made it; or received
     modality: Mapped[str] = mapped_column(default="")
     description: Mapped[str] = mapped_column(default="")
     number: Mapped[str] = mapped_column(default="")
+    series_date: Mapped[str] = mapped_column(default="")
+    series_time: Mapped[str] = mapped_column(default="")
+    body_part: Mapped[str] = mapped_column(default="")
+    protocol: Mapped[str] = mapped_column(default="")
+    performed_date: Mapped[str] = mapped_column(default="")
+    performed_time: Mapped[str] = mapped_column(default="")
+    scheduled_step: Mapped[str] = mapped_column(default="")
+    requested_procedure: Mapped[str] = mapped_column(default="")
     instances: Mapped[int | None] = query_expression()  # how many; counted for those who look only
 
 
 class Instance(Table):
-    """An instance that lies in the spool."""
+    """An instance that lies in the spool, or an object in the folder of the run that made it."""
 
     __tablename__ = "instances"
     study_uid: Mapped[str] = mapped_column(primary_key=True)
     series_uid: Mapped[str] = mapped_column(primary_key=True)
-    uid: Mapped[str] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(primary_key=True, index=True)
     sop_class_uid: Mapped[str]
+    transfer_syntax: Mapped[str]
+    run_id: Mapped[str] = mapped_column(default="", index=True)  # the run that made it; or received
     calling_ae_title: Mapped[str] = mapped_column(default="")
     received_at: Mapped[datetime]
 
@@ -101,6 +129,9 @@ class RunState(StrEnum):
     UNDELIVERABLE = "undeliverable"  # given up on a peer; see its delivery
     FAILED = "failed"
 
+
+HELD = (RunState.DELIVERING, RunState.DELIVERED, RunState.UNDELIVERABLE)
+"""States of runs whose objects passed the gate, so that others may see them."""
 
 OVER = (RunState.DELIVERED, RunState.UNDELIVERABLE, RunState.FAILED)
 

@@ -21,7 +21,7 @@ def checked_run(folder, pacs_port, *lines, results):
     bench = Workbench(settings, Catalogue(settings.database_url))
     now = datetime.now(UTC)
     key = InstanceKey("1.2", "1.2.3", "1.2.3.4")
-    bench.catalogue.add_received([Received(key, "1.2.840", "PACS", now, "", "CT", "", "1")])
+    bench.catalogue.add_received([Received(key, "1.2.840", "1.2.840.10008.1.2.1", "PACS", now)])
     run = {
         "id": RUN,
         "study_uid": "1.2",

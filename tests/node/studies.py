@@ -3,7 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
 from node.catalogue import Catalogue, Received
+from node.descriptions import describe
 from node.run_folder import RunFolder
 from node.settings import Settings
 from node.spool import InstanceKey
@@ -27,20 +31,21 @@ def make_settings(state_dir: Path, **web) -> Settings:
 def receive(catalogue: Catalogue, study: str, *, description="Head 1.0 Hr40", instances=24):
     """A study whose instances came in over two seconds, just now."""
     last = datetime.now(UTC) - timedelta(seconds=40)
+    header = Dataset()
+    header.StudyDate, header.Modality, header.SeriesNumber = "20261121", "CT", "3"
+    header.SeriesDescription = description
     catalogue.add_received(
         [
             Received(
                 InstanceKey(study, f"{study}.1", f"{study}.1.{number}"),
                 CT_IMAGE,
+                ExplicitVRLittleEndian,
                 "SCANNER",
                 last - timedelta(seconds=2 * (1 - number / instances)),
-                "20261121",
-                "CT",
-                description,
-                "3",
             )
             for number in range(1, instances + 1)
-        ]
+        ],
+        {(study, f"{study}.1"): describe(header)},
     )
     return last
 

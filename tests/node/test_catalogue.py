@@ -11,7 +11,8 @@ NOW = datetime.now(UTC)
 
 
 def received(instance, at=NOW):
-    return Received(InstanceKey("1.2", "1.2.3", instance), "1.2.840", "PACS", at, "", "CT", "", "1")
+    key = InstanceKey("1.2", "1.2.3", instance)
+    return Received(key, "1.2.840", "1.2.840.10008.1.2.1", "PACS", at)
 
 
 def test_roles_that_start_at_once_all_get_their_tables(tmp_path):

@@ -36,7 +36,7 @@ class Intake:
             )
             self.spool.store(key, path.read_bytes())
             self.catalogue.add_received(
-                [Received(key, header.SOPClassUID, "PACS", at, "", header.Modality, "", "1")]
+                [Received(key, header.SOPClassUID, "1.2.840.10008.1.2.1", "PACS", at)]
             )
         return key.study
 

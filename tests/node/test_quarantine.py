@@ -4,15 +4,18 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from structlog.testing import capture_logs
 
 from node import run_folder, steps
+from node.catalogue import Catalogue
+from node.holdings import Holdings, Level
 from node.run_folder import RunFolder
 from node.settings import load_settings
 from node.steps import RunFailedError, Workbench
+from node.tables import RunState
 from tests.node.configuration import write_config
-from tests.node.studies import save_everything
+from tests.node.studies import open_run, receive, save_everything
 from tests.sr_writer.series import make_volume, present, spooled
 
 RUN = SimpleNamespace(id="run", route="head", study_uid="1.2", supersedes=None)
@@ -28,7 +31,11 @@ def bench(tmp_path, volume, monkeypatch):
     """A workbench whose run has written its objects."""
     assembled = SimpleNamespace(headers=volume.sources, volume=volume)
     monkeypatch.setattr(Workbench, "series", lambda *_: assembled)
-    bench = Workbench(load_settings(write_config(tmp_path)), None)
+    settings = load_settings(write_config(tmp_path))
+    bench = Workbench(settings, Catalogue(settings.database_url))
+    study = volume.sources[0].StudyInstanceUID
+    receive(bench.catalogue, study, instances=3)
+    open_run(bench.catalogue, study, RUN.id, RunState.RUNNING)
     folder = bench.folder(RUN.id)
     folder.save_instances({"1.2.3": ("1.2.3.4",)})
     save_everything(folder, present(volume), volume)
@@ -49,6 +56,29 @@ def test_what_the_gate_passes_stays_where_it_is(bench):
     steps.check(bench, RUN, "1.2.3")
     assert folder.object_paths() == before
     assert folder.quarantine_reasons() == ()
+
+
+def test_what_the_gate_passes_is_held_once_its_delivery_begins(bench, volume):
+    study = volume.sources[0].StudyInstanceUID
+    holdings = Holdings(bench.settings, bench.catalogue)
+    for _ in range(2):  # a step may run twice
+        steps.check(bench, RUN, "1.2.3")
+    assert len(holdings.instances(study)) == 3
+    bench.catalogue.update_run(RUN.id, state=RunState.DELIVERING)
+    held = holdings.instances(study)
+    objects = bench.folder(RUN.id).object_paths()
+    assert {one.path for one in held} >= set(objects)
+    assert len(held) == 3 + len(objects)
+    for one in held:
+        if one.path in objects:
+            written = dcmread(one.path, stop_before_pixels=True)
+            assert one.key.series == written.SeriesInstanceUID
+            assert one.transfer_syntax == written.file_meta.TransferSyntaxUID
+    (listed,) = bench.catalogue.worklist()
+    assert len(listed.series) == 1  # as received; what the run made is no part of its content
+    (answer,) = holdings.find(Level.STUDY, Dataset())
+    assert {"CT", "SEG", "SR"} <= set(answer.ModalitiesInStudy)
+    assert answer.NumberOfStudyRelatedInstances == len(held)
 
 
 def test_what_the_gate_refuses_is_put_aside_and_fails_the_run_loudly(bench):

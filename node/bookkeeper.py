@@ -1,0 +1,96 @@
+"""Lists in the catalogue what came into the spool, so that no sender waits for SQL.
+
+Of each new series one header is read here, once, for what queries ask of it and of its study.
+"""
+
+import queue
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import structlog
+from pydicom.filereader import read_file_meta_info
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.catalogue import Catalogue, Received
+from node.descriptions import Description, plain, read_description
+from node.spool import InstanceKey, Spool
+
+log = structlog.get_logger()
+
+_INTERVAL = 0.2  # seconds between batches
+_BATCH = 1000
+
+
+class Bookkeeper(threading.Thread):
+    """Tells the catalogue what was received, a batch at a time, so that no sender waits for SQL."""
+
+    def __init__(self, catalogue: Catalogue, spool: Spool) -> None:
+        super().__init__(name="bookkeeper", daemon=True)
+        self._catalogue = catalogue
+        self._spool = spool
+        self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+
+    def note(self, received: Received) -> None:
+        """Have an instance listed soon."""
+        self._received.put(received)
+
+    def run(self) -> None:
+        """List what lies in the spool unlisted since a crash, then what comes."""
+        pending: list[Received] | None = None
+        while True:
+            last_round = self._stopping.wait(_INTERVAL)
+            try:
+                if pending is None:
+                    pending = self._unlisted()
+                while len(pending) < _BATCH and not self._received.empty():
+                    pending.append(self._received.get())
+                self._list(pending)
+                pending = []
+            except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
+                log.exception("catalogue.unreachable", remedy="check the database")
+            if last_round and self._received.empty():
+                return
+
+    def stop(self) -> None:
+        """List what is left, then end."""
+        self._stopping.set()
+        self.join(timeout=10)
+
+    def _list(self, received: Sequence[Received]) -> None:
+        for start in range(0, len(received), _BATCH):
+            new = self._catalogue.unlisted_series(received[start : start + _BATCH])
+            described = {series: self._described(key) for series, key in new.items()}
+            self._catalogue.add_received(received[start : start + _BATCH], described)
+
+    def _described(self, key: InstanceKey) -> Description:
+        try:
+            return read_description(self._spool.path(key))
+        except Exception:  # it was whole when it came; the study must be found nevertheless
+            log.exception("header.unreadable", study=key.study, instance=key.instance)
+            return Description()
+
+    def _unlisted(self) -> list[Received]:
+        received = []
+        for study in self._spool.studies():
+            for key in self._catalogue.unlisted(study, self._spool.instances(study)):
+                try:
+                    received.append(_from_file(self._spool, key))
+                except Exception:  # one bad file must not hide the others
+                    log.exception("spool.unreadable", instance=key.instance)
+        if received:
+            log.info("catalogue.repaired", instances=len(received))
+        return received
+
+
+def _from_file(spool: Spool, key: InstanceKey) -> Received:
+    """What the catalogue wants to know; received now, so that the study is looked at again."""
+    meta = read_file_meta_info(spool.path(key))
+    return Received(
+        key=key,
+        sop_class_uid=plain(str(meta.MediaStorageSOPClassUID)),
+        transfer_syntax=plain(str(meta.TransferSyntaxUID)),
+        calling_ae_title=plain(str(meta.get("SourceApplicationEntityTitle", ""))),
+        received_at=datetime.now(UTC),
+    )
