@@ -12,7 +12,15 @@ import structlog
 
 from node.catalogue import Received
 from node.disk import Disk
-from node.intake import DUPLICATE_INSTANCE, OUT_OF_RESOURCES, SUCCESS, Intake, IntakeError, inspect
+from node.intake import (
+    DUPLICATE_INSTANCE,
+    MISMATCH,
+    OUT_OF_RESOURCES,
+    SUCCESS,
+    Intake,
+    IntakeError,
+    inspect,
+)
 from node.spool import InvalidUIDError, Partial, Spool, Stored, check_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
 
@@ -87,7 +95,7 @@ class Reception:
             )
         else:
             self._intaker.note(_received(intake, self._request))
-        return StoreAnswer(SUCCESS)
+        return StoreAnswer(SUCCESS, key=intake.key)
 
     def drop(self) -> None:
         """Forget the data set; of one that is stored nothing is left to forget."""
@@ -131,13 +139,16 @@ class Reception:
 
     def _inspected(self, encoded: bytes | mmap.mmap, start: int = 0) -> Intake:
         request = self._request
-        return inspect(
+        intake = inspect(
             encoded,
             request.transfer_syntax,
             request.sop_class_uid,
             request.instance_uid,
             start=start,
         )
+        if request.study_uid not in ("", intake.key.study):
+            raise IntakeError(MISMATCH, "the instance is of another study than the request")
+        return intake
 
     def _refusal(self, status: int, reason: str) -> StoreAnswer:
         log.warning(

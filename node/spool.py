@@ -2,6 +2,7 @@
 
     spool/STUDY/SERIES/INSTANCE.dcm        received instances, DICOM Part 10
     spool/.incoming/                       being written; emptied when the listener starts
+    spool/.incoming-dicomweb/              the same, of the DICOMweb server
     spool/.aside/STUDY/SERIES/...          other bytes under a UID that is already here
     spool/.returned/STUDY/SERIES/...       results of ours that a PACS sent back; no part of a study
 
@@ -100,15 +101,17 @@ class Partial:
 class Spool:
     """The folder of received instances."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, incoming: str = INCOMING) -> None:
+        """`incoming` is where files are written first; each process that writes has its own."""
         self.root = root
+        self._incoming = root / incoming
         self._durable: set[Path] = set()
 
     def prepare(self) -> None:
         """Make the folders, and drop what a crash left half-written (it was never acknowledged)."""
         self._make_durable(self.root)
-        shutil.rmtree(self.root / INCOMING, ignore_errors=True)
-        self._make_durable(self.root / INCOMING)
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._make_durable(self._incoming)
 
     def store(self, key: InstanceKey, *parts: bytes | memoryview, returned: bool = False) -> Stored:
         """Write an instance and return once a power cut could not take it away.
@@ -126,7 +129,7 @@ class Spool:
 
     def begin(self) -> Partial:
         """Return a new file to write to; `keep` or its `drop` ends it."""
-        return Partial(self.root / INCOMING / uuid.uuid4().hex)
+        return Partial(self._incoming / uuid.uuid4().hex)
 
     def keep(self, partial: Partial, key: InstanceKey, *, returned: bool = False) -> Stored:
         """Give what was written its name, durably; raises OSError, with nothing left behind.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
+from node.spool import InstanceKey
 from sr_writer.header import IMPLEMENTATION_UID
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
@@ -38,14 +39,17 @@ class StoreRequest:
     transfer_syntax: UID
     calling_ae_title: str
     address: str
+    study_uid: str = ""
+    """The study that it has to be of, where the request names one (PS3.18 Section 10.5)."""
 
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """The response's Status, and its Error Comment where it is no success."""
+    """The response's Status, its Error Comment where it is no success, else what is stored."""
 
     status: int
     comment: str = ""
+    key: InstanceKey | None = None
 
 
 def read_command_set(encoded: bytes | memoryview) -> CommandSet:

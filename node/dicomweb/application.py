@@ -1,5 +1,7 @@
 """The DICOMweb service as an application: who may, what there is, and what failures look like."""
 
+from collections.abc import Sequence
+
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
@@ -10,22 +12,25 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 
 from node.dicomweb.access import Access
-from node.dicomweb.answers import problem, refused
+from node.dicomweb.answers import RETRY_SECONDS, problem, refused
+from node.dicomweb.limits import Patience, Room
 from node.dicomweb.settings import DicomwebSettings
 
 log = structlog.get_logger()
 
-RETRY_SECONDS = "60"
 
-
-def create_app(dicomweb: DicomwebSettings, routes: list[BaseRoute]) -> Starlette:
+def create_app(dicomweb: DicomwebSettings, routes: Sequence[BaseRoute]) -> Starlette:
     """Return the application that serves `routes` below the base path.
 
     Routes with GET need the permission "read", those with POST the permission "store".
     """
     return Starlette(
         routes=[Mount(dicomweb.path, routes=routes)],
-        middleware=[Middleware(Access, clients=dicomweb.clients)],
+        middleware=[
+            Middleware(Access, clients=dicomweb.clients),
+            Middleware(Room, most=dicomweb.max_requests),
+            Middleware(Patience),
+        ],
         exception_handlers={
             HTTPException: refused,
             SQLAlchemyError: _no_database,

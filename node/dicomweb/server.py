@@ -1,60 +1,102 @@
 """The role `dicomweb`: an HTTP server of its own for the DICOMweb application."""
 
+import logging
 import signal
+import socket
 import ssl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
+from node.bookkeeper import Bookkeeper
+from node.catalogue import Catalogue
 from node.dicomweb.application import create_app
+from node.dicomweb.connections import PatientlyLimited
 from node.dicomweb.settings import DicomwebSettings
-from node.settings import Settings, TLSSettings
+from node.dicomweb.store import StoreService
+from node.disk import Disk
+from node.reception import Intaker
+from node.settings import Settings
+from node.spool import Spool
 from node.transport_security import CertificateError, https_context
 
 log = structlog.get_logger()
 
 _LARGEST_HEADER = 32 << 10  # bytes of request line and headers
+_BACKLOG = 128
+_STOP_SECONDS = 10
 
 
 def run_dicomweb(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    dicomweb = settings.dicomweb
-    if dicomweb is None:
-        log.error("dicomweb.cannot_start", reason="not configured", remedy="add [dicomweb]")
-        sys.exit(1)
     # uvicorn stops in order and then raises the signal again: without this the process would die
     # of it, and look to its supervisor as if it had crashed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what it was sent
+    dicomweb = settings.dicomweb
+    if dicomweb is None:
+        _cannot_start("it is not configured", "add a section [dicomweb]")
     try:
-        server = uvicorn.Server(_configured(settings, dicomweb))
-    except CertificateError as error:
-        log.error("dicomweb.cannot_start", reason=str(error), remedy="run 'overread check'")  # noqa: TRY400
-        sys.exit(1)
-    log.info("dicomweb.started", host=dicomweb.host, port=dicomweb.port, tls=dicomweb.tls)
-    server.run()
+        secured_by = https_context(settings.tls) if dicomweb.tls and settings.tls else None
+        with bound(dicomweb) as listening, serving(settings, dicomweb) as app:
+            log.info("dicomweb.started", host=dicomweb.host, port=dicomweb.port, tls=dicomweb.tls)
+            http_server(app, secured_by).run([listening])
+    except (OSError, CertificateError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        _cannot_start(reason, "run 'overread check': it says whether port, disk or certificate")
     log.info("dicomweb.stopped")
 
 
-def _configured(settings: Settings, dicomweb: DicomwebSettings) -> uvicorn.Config:
-    context = _context(settings.tls) if dicomweb.tls and settings.tls else None
-    return uvicorn.Config(
-        create_app(dicomweb, []),
-        host=dicomweb.host,
-        port=dicomweb.port,
-        http="h11",
+@contextmanager
+def serving(settings: Settings, dicomweb: DicomwebSettings) -> Iterator[Starlette]:
+    """The application over the node's spool and catalogue; what it took is listed at the end."""
+    catalogue = Catalogue(settings.database_url)
+    spool = Spool(settings.spool_dir, incoming=".incoming-dicomweb")
+    spool.prepare()
+    disk = Disk(settings)
+    disk.begin()
+    bookkeeper = Bookkeeper(catalogue, spool)
+    bookkeeper.start()
+    store = StoreService(dicomweb, Intaker(spool, disk, bookkeeper.note))
+    try:
+        yield create_app(dicomweb, store.routes())
+    finally:
+        store.close()
+        bookkeeper.stop()
+        catalogue.close()
+
+
+def bound(dicomweb: DicomwebSettings) -> socket.socket:
+    """Return the socket to listen on; OSError where the port is taken."""
+    family = socket.AF_INET6 if ":" in dicomweb.host else socket.AF_INET
+    where = (dicomweb.host, dicomweb.port)
+    return socket.create_server(where, family=family, backlog=_BACKLOG)
+
+
+def http_server(app: Starlette, secured_by: ssl.SSLContext | None) -> uvicorn.Server:
+    """Return the server, with limits on connections, headers and waiting."""
+    config = uvicorn.Config(
+        app,
+        http=PatientlyLimited,
         ws="none",
+        lifespan="off",
         log_config=None,
         access_log=False,  # paths name studies
         server_header=False,
         proxy_headers=False,  # a client could write them itself
-        ssl_context_factory=(lambda *_: context) if context else None,
+        ssl_context_factory=(lambda *_: secured_by) if secured_by else None,
         h11_max_incomplete_event_size=_LARGEST_HEADER,
-        limit_concurrency=dicomweb.max_connections,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=_STOP_SECONDS,
     )
+    return uvicorn.Server(config)
 
 
-def _context(tls: TLSSettings) -> ssl.SSLContext:
-    return https_context(tls)
+def _cannot_start(reason: str, remedy: str) -> NoReturn:
+    log.error("dicomweb.cannot_start", reason=reason, remedy=remedy)
+    sys.exit(1)

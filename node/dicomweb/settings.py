@@ -55,7 +55,7 @@ class DicomwebSettings(Section):
     path: Annotated[str, AfterValidator(_path)] = "/dicom-web"
     tls: bool = False
     url: Annotated[str, AfterValidator(_url)] = ""
-    max_connections: int = Field(default=64, ge=1, le=1000)
+    max_requests: int = Field(default=64, ge=1, le=1000)
     clients: tuple[DicomwebClient, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
