@@ -5,6 +5,7 @@ reading raise anything but `UnreadableInstanceError`.
 """
 
 import math
+import mmap
 import os
 import struct
 import zlib
@@ -245,12 +246,14 @@ def _inflated(file: BinaryIO, limit: int) -> bytes:
 
 
 def _parse_with_pydicom(path: Path, file: BinaryIO) -> Instance:
-    header = pydicom.dcmread(file, stop_before_pixels=True)
+    # Mapped: a file that is read makes room for whatever length an element says that it has.
+    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        header = pydicom.dcmread(mapped, stop_before_pixels=True)  # type: ignore[arg-type]  # mmap reads like a file
+        at = mapped.tell()
+        element, size = mapped.read(12), len(mapped)
     implicit, little = header.original_encoding
-    at = file.tell()
-    size = os.fstat(file.fileno()).st_size
     order: Literal["little", "big"] = "little" if little else "big"
-    return _placed(path, header, file.read(12), at, size, implicit=bool(implicit), order=order)
+    return _placed(path, header, element, at, size, implicit=bool(implicit), order=order)
 
 
 def _complete(header: pydicom.Dataset) -> None:

@@ -63,8 +63,10 @@ Begin = Callable[[StoreRequest], Reception]
 
 MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
 MAXIMUM_CONTROL_PDU = 1 << 20  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 100 K
+MAXIMUM_OTHER = 32 << 20  # bytes; a request to commit 100 000 instances has 15 MB
+MOST_WAITING = 16  # requests; one may be outstanding (PS3.7 Annex D.3.3.3)
 P_DATA_TF = 0x04
-ESTABLISHED = "Sta6"  # PS3.8 Section 9.2.1
+ESTABLISHED, ABORTED = "Sta6", "Sta13"  # PS3.8 Section 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"
 _HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
 _VALUE_HEADER = struct.Struct(">LBB")  # PDV length, context ID, message control header
@@ -139,6 +141,7 @@ class WaitingUpperLayer(DULServiceProvider):
         self._has_bell = True
         self._bell_lock = threading.Lock()
         self._incoming: _Incoming | None = None
+        self._other = 0  # bytes of a message that pynetdicom gathers
 
     def send_pdu(self, primitive: Any) -> None:
         """Have a primitive sent, soon."""
@@ -188,7 +191,12 @@ class WaitingUpperLayer(DULServiceProvider):
             if not has_pdu:
                 self._wait()
             return
-        self.state_machine.do_action(event)
+        try:
+            self.state_machine.do_action(event)
+        except Exception as error:  # noqa: BLE001 - pynetdicom parses command sets here
+            reason = f"it is no message that may come now ({type(error).__name__})"
+            log.warning("pdu.invalid", reason=reason, address=self.assoc.requestor.address)
+            self._abort_at_once()
         self._tell_user()
 
     def _tell_user(self) -> None:
@@ -238,7 +246,8 @@ class WaitingUpperLayer(DULServiceProvider):
                 raise InvalidPDUError("it is longer than such a PDU can be")
         except InvalidPDUError as error:
             log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)
-            self.event_queue.put(INVALID_PDU)
+            has_aborted = self.state_machine.current_state == ABORTED
+            self.event_queue.put(CONNECTION_CLOSED if has_aborted else INVALID_PDU)
             return
         except OSError as error:
             log.warning("connection.lost", reason=str(error), address=self.assoc.requestor.address)
@@ -254,6 +263,7 @@ class WaitingUpperLayer(DULServiceProvider):
         if len(body) < length:
             raise ConnectionError("the connection ended within a PDU")
         if self._incoming is None and not self._begins_store(body):
+            self._bound_other(len(body))
             reader.unread(header + body)
             super()._read_pdu_data()
             return
@@ -261,6 +271,15 @@ class WaitingUpperLayer(DULServiceProvider):
         if self._incoming is not None and self._incoming.is_complete:
             incoming, self._incoming = self._incoming, None
             self._answer(incoming)
+
+    def _bound_other(self, length: int) -> None:
+        """Raise InvalidPDUError where pynetdicom would keep more than another message may have."""
+        dimse = self.assoc.dimse
+        self._other = length + (self._other if dimse.message is not None else 0)
+        if self._other > MAXIMUM_OTHER:
+            raise InvalidPDUError("its message is no C-STORE, and larger than others may be")
+        if dimse.msg_queue.qsize() > MOST_WAITING:
+            raise InvalidPDUError("more requests wait than were negotiated")
 
     def _begins_store(self, body: bytearray) -> bool:
         """Whether a P-DATA-TF PDU begins with the whole command set of a C-STORE request."""
