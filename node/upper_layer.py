@@ -62,7 +62,7 @@ class Reception(Protocol):
 Begin = Callable[[StoreRequest], Reception]
 
 MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
-MAXIMUM_CONTROL_PDU = 1 << 20  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 100 K
+MAXIMUM_CONTROL_PDU = 1 << 18  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 200 K
 MAXIMUM_OTHER = 32 << 20  # bytes; a request to commit 100 000 instances has 15 MB
 MOST_WAITING = 16  # requests; one may be outstanding (PS3.7 Annex D.3.3.3)
 P_DATA_TF = 0x04
