@@ -46,7 +46,10 @@ CODECS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How stored values are laid out (PS3.3 C.7.6.3), one monochrome sample a pixel."""
+    """How stored values are laid out (PS3.3 C.7.6.3).
+
+    `is_rgb` says of several samples a pixel that they are red, green and blue as they are stored.
+    """
 
     rows: int
     columns: int
@@ -54,11 +57,13 @@ class Layout:
     bits_stored: int
     high_bit: int
     signed: bool
+    samples: int = 1
+    is_rgb: bool = False
 
     @property
     def native_bytes(self) -> int:
         """Length of one frame when uncompressed."""
-        return self.rows * self.columns * self.bits_allocated // 8
+        return self.rows * self.columns * self.samples * self.bits_allocated // 8
 
     @property
     def dtype(self) -> np.dtype[np.integer]:
@@ -80,11 +85,12 @@ class Codecs:
             self._idle.get().close()
 
     def decode(self, codestream: bytes, syntax: UID, layout: Layout) -> Stored:
-        """Return one frame's stored values [row, column].
+        """Return one frame's stored values [row, column], or [row, column, sample] of several.
 
-        Raises ValueError where the codestream is not of the declared matrix or the codec refuses
-        it, NotImplementedError for other transfer syntaxes, and EOFError or BrokenPipeError where
-        it ended its process.
+        JPEG in colour becomes RGB, and so do the colour transforms of JPEG 2000. Raises ValueError
+        where the codestream is not of the declared matrix or the codec refuses it,
+        NotImplementedError for other transfer syntaxes, and EOFError or BrokenPipeError where it
+        ended its process.
         """
         if syntax == RLELossless:
             codec = f"rle{layout.bits_allocated // 8}"
@@ -93,11 +99,14 @@ class Codecs:
         if syntax not in CODECS:
             raise NotImplementedError(f"no codec for {syntax.name}")
         declared = declared_by(codestream)
-        if declared is None or declared[:3] != (layout.rows, layout.columns, 1):
+        if declared is None or declared[:3] != (layout.rows, layout.columns, layout.samples):
             raise ValueError("the codestream is not of the matrix that the header declares")
         if declared.precision > layout.bits_allocated:
             raise ValueError("the codestream has more bits than the header allocates")
-        values = self._in_process(CODECS[syntax], codestream, layout)
+        codec = CODECS[syntax]
+        if codec == "jpeg" and layout.is_rgb:
+            codec = "jpegrgb"
+        values = self._in_process(codec, codestream, layout)
         bits = min(declared.precision, layout.bits_stored)
         if declared.signed == layout.signed and declared.precision == bits:
             return values
@@ -110,12 +119,12 @@ class Codecs:
         except Empty:
             process = DecodingProcess()
         try:
-            values = process.decode(codec, codestream, layout.rows, layout.columns)
+            values = process.decode(codec, codestream, layout.rows, layout.columns, layout.samples)
         except Exception:
             process.close()
             raise
         self._idle.put(process)
-        return values
+        return values[..., 0] if layout.samples == 1 else values
 
 
 def stored_bits(values: Stored, layout: Layout) -> Stored:

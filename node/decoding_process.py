@@ -27,7 +27,7 @@ MAX_MEMORY = 3 * 2**29
 PIPE_BYTES = 2**20
 """A slice of 512 x 512 passes in one piece, which takes a third of the time."""
 
-_REQUEST = struct.Struct("<8sIIQ")  # codec, rows, columns, length of the codestream that follows
+_REQUEST = struct.Struct("<8sIIIQ")  # codec, extents, length of the codestream that follows
 _REPLY = struct.Struct("<2s")  # type of the values that follow, or _REFUSED
 _REFUSED = b"no"
 
@@ -51,20 +51,22 @@ class DecodingProcess:
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def decode(
-        self, codec: str, codestream: bytes, rows: int, columns: int
+        self, codec: str, codestream: bytes, rows: int, columns: int, samples: int
     ) -> npt.NDArray[np.integer]:
-        """Return the stored values [row, column] of one frame, as the codestream has them.
+        """Return the stored values [row, column, sample] of one frame, as the codestream has them.
 
         Raises ValueError where the codec refuses the codestream or finds another matrix in it, and
         EOFError or BrokenPipeError where the codestream ended the process.
         """
-        request = _REQUEST.pack(codec.encode(), rows, columns, len(codestream))
+        request = _REQUEST.pack(codec.encode(), rows, columns, samples, len(codestream))
         self._requests.write(request + codestream)
         self._requests.flush()
         (kind,) = _REPLY.unpack(_exactly(self._replies, bytearray(_REPLY.size)))
         if kind == _REFUSED:
             raise ValueError("the codec refuses the codestream")
-        values: npt.NDArray[np.integer] = np.empty((rows, columns), np.dtype(kind.decode()))
+        values: npt.NDArray[np.integer] = np.empty(
+            (rows, columns, samples), np.dtype(kind.decode())
+        )
         _exactly(self._replies, values)
         return values
 
@@ -80,11 +82,15 @@ def _exactly(replies: Any, buffer: Any) -> Any:
     return buffer
 
 
-def _decoded(codec: str, codestream: bytes, rows: int, columns: int) -> npt.NDArray[np.integer]:
+def _decoded(
+    codec: str, codestream: bytes, rows: int, columns: int, samples: int
+) -> npt.NDArray[np.integer]:
     values: npt.NDArray[np.integer]
     match codec:
-        case "jpeg":  # libjpeg-turbo: baseline, extended and lossless
+        case "jpeg":  # libjpeg-turbo: baseline, extended and lossless; of colours it makes RGB
             values = imagecodecs.jpeg8_decode(codestream)
+        case "jpegrgb":  # RGB already, which not every codestream says itself
+            values = imagecodecs.jpeg8_decode(codestream, colorspace="RGB", outcolorspace="RGB")
         case "jpegls":
             values = imagecodecs.jpegls_decode(codestream)
         case "jpeg2k":
@@ -94,21 +100,26 @@ def _decoded(codec: str, codestream: bytes, rows: int, columns: int) -> npt.NDAr
         case _:  # "rle" and the bytes of a value
             kind = np.dtype(f"<u{codec[3:]}")
             decoded = imagecodecs.dicomrle_decode(codestream, kind)
-            values = np.frombuffer(decoded, kind, rows * columns).reshape(rows, columns)
+            planes = np.frombuffer(decoded, kind, samples * rows * columns)
+            values = np.moveaxis(planes.reshape(samples, rows, columns), 0, -1)
+    if samples == 1:
+        values = values[..., np.newaxis] if values.ndim == 2 else values
     return np.ascontiguousarray(values)
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
     while request := requests.read(_REQUEST.size):
-        name, rows, columns, length = _REQUEST.unpack(request)
+        name, rows, columns, samples, length = _REQUEST.unpack(request)
         codestream = requests.read(length)
-        signal.setitimer(signal.ITIMER_PROF, MIN_SECONDS + rows * columns / PIXELS_A_SECOND)
+        signal.setitimer(
+            signal.ITIMER_PROF, MIN_SECONDS + rows * columns * samples / PIXELS_A_SECOND
+        )
         try:
-            values = _decoded(name.rstrip(b"\0").decode(), codestream, rows, columns)
+            values = _decoded(name.rstrip(b"\0").decode(), codestream, rows, columns, samples)
         except Exception:  # noqa: BLE001 - whatever it is, the parent is told
             values = np.empty(0, np.uint8)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if values.shape == (rows, columns) and values.dtype.kind in "iu":
+        if values.shape == (rows, columns, samples) and values.dtype.kind in "iu":
             replies.write(_REPLY.pack(f"{values.dtype.kind}{values.dtype.itemsize}".encode()))
             replies.write(values.data)
         else:

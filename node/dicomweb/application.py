@@ -7,6 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
@@ -27,6 +28,14 @@ def create_app(dicomweb: DicomwebSettings, routes: Sequence[BaseRoute]) -> Starl
     return Starlette(
         routes=[Mount(dicomweb.path, routes=routes)],
         middleware=[
+            # Browsers ask before they show a token, so what answers that goes before all else.
+            Middleware(
+                CORSMiddleware,
+                allow_origins=dicomweb.origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("Accept", "Authorization", "Content-Type"),
+                expose_headers=("Warning",),
+            ),
             Middleware(Access, clients=dicomweb.clients),
             Middleware(Room, most=dicomweb.max_requests),
             Middleware(Patience),

@@ -15,11 +15,14 @@ from starlette.applications import Starlette
 
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
+from node.codecs import Codecs
 from node.dicomweb.application import create_app
 from node.dicomweb.connections import PatientlyLimited
+from node.dicomweb.reading import reading_routes
 from node.dicomweb.settings import DicomwebSettings
 from node.dicomweb.store import StoreService
 from node.disk import Disk
+from node.holdings import Holdings
 from node.reception import Intaker
 from node.settings import Settings
 from node.spool import Spool
@@ -64,8 +67,11 @@ def serving(settings: Settings, dicomweb: DicomwebSettings) -> Iterator[Starlett
     bookkeeper = Bookkeeper(catalogue, spool)
     bookkeeper.start()
     store = StoreService(dicomweb, Intaker(spool, disk, bookkeeper.note))
+    holdings = Holdings(settings, catalogue)
     try:
-        yield create_app(dicomweb, store.routes())
+        with Codecs() as codecs:
+            routes = [*store.routes(), *reading_routes(holdings, codecs, dicomweb)]
+            yield create_app(dicomweb, routes)
     finally:
         store.close()
         bookkeeper.stop()

@@ -10,6 +10,7 @@ from node.section import Port, Section, is_loopback
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*")
 
 
@@ -38,6 +39,14 @@ def _url(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if not _ORIGIN.fullmatch(value):
+        raise ValueError(
+            "an origin is https://NAME or https://NAME:PORT, in lower case, and no more"
+        )
+    return value
+
+
 class DicomwebClient(Section):
     """Somebody who holds a bearer token (RFC 6750)."""
 
@@ -55,6 +64,7 @@ class DicomwebSettings(Section):
     path: Annotated[str, AfterValidator(_path)] = "/dicom-web"
     tls: bool = False
     url: Annotated[str, AfterValidator(_url)] = ""
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     max_requests: int = Field(default=64, ge=1, le=1000)
     clients: tuple[DicomwebClient, ...] = Field(min_length=1)
 

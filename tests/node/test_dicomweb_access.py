@@ -140,3 +140,34 @@ def test_check_says_whether_the_port_is_free(tmp_path):
     assert found.outcome == "failed"
     (found,) = [one for one in preflight(config) if one.subject == "DICOMweb port"]
     assert found.outcome == "ok"
+
+
+def test_pages_of_other_origins_may_read_where_they_are_let(client):
+    preflight = {
+        "Origin": "https://viewer.hospital",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    assert client.options("/studies", headers=preflight).status_code >= 400
+    answer = client.get("/studies", headers={**shows("sight"), "Origin": preflight["Origin"]})
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    settings = DicomwebSettings(clients=CLIENTS, origins=[preflight["Origin"]])
+    routes = [Route("/studies", lambda _request: PlainTextResponse("read"))]
+    open_one = TestClient(create_app(settings, routes), base_url="http://127.0.0.1:8042/dicom-web")
+    for answer in (
+        open_one.options("/studies", headers=preflight),
+        open_one.get("/studies", headers={**shows("sight"), "Origin": preflight["Origin"]}),
+        open_one.get("/studies", headers={"Origin": preflight["Origin"]}),
+    ):
+        assert answer.headers["Access-Control-Allow-Origin"] == preflight["Origin"]
+    assert answer.status_code == 401
+    preflight["Origin"] = "https://elsewhere"
+    assert open_one.options("/studies", headers=preflight).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "viewer.hospital", "https://Viewer", "https://viewer/", ""]
+)
+def test_what_is_no_origin_is_refused(origin):
+    with pytest.raises(ValueError, match="an origin is"):
+        DicomwebSettings(clients=CLIENTS, origins=[origin])

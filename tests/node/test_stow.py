@@ -177,7 +177,7 @@ def test_where_nothing_is_taken_the_answer_is_a_conflict(client, slices):
         ({"Content-Type": "multipart/related; boundary=other"}, "/studies", 400),
         ({"Content-Type": MULTIPART, "Accept": "image/jpeg"}, "/studies", 406),
         ({"Content-Type": MULTIPART}, "/studies/1.2.x", 400),
-        ({"Content-Type": MULTIPART}, "/series", 404),
+        ({"Content-Type": MULTIPART}, "/series", 405),
     ],
 )
 def test_a_request_that_is_not_as_it_should_be_is_told_so(
