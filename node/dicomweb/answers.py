@@ -13,6 +13,13 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+_BY_ROUTING = {
+    "Not Found": "Nothing is served under this path: see docs/dicomweb.md.",
+    "Method Not Allowed": "This path is not for that method: GET is for reading, and POST for "
+    "storing, to /studies or /studies/STUDY.",
+}
+"""What Starlette says of paths and methods, in words that help."""
+
 
 def problem(status: int, text: str, *, headers: Mapping[str, str] | None = None) -> Response:
     """Return the answer to a request that is not served."""
@@ -25,4 +32,5 @@ async def refused(_request: Request, error: Exception) -> Response:
     """Answer what an endpoint refuses with an HTTPException; its detail is a sentence."""
     if not isinstance(error, HTTPException):
         raise error
-    return problem(error.status_code, error.detail, headers=error.headers)
+    said = _BY_ROUTING.get(error.detail, error.detail)
+    return problem(error.status_code, said, headers=error.headers)
