@@ -73,7 +73,7 @@ class Catalogue:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def _insert(self, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
+    def _insert(self, table: type[Table], rows: Sequence[dict[str, Any]] = ()) -> Any:
         """INSERT that can be told what to do about rows that are there."""
         return insert_into(self._engine, table, rows)
 
@@ -128,7 +128,8 @@ class Catalogue:
         )
         session.execute(self._insert(Series, list(series.values())).on_conflict_do_nothing())
         rows = [_instance_row(one) for one in received]
-        session.execute(self._insert(Instance, rows).on_conflict_do_nothing())
+        # Rows apart from the statement: it is compiled once, not anew for each number of them.
+        session.execute(self._insert(Instance).on_conflict_do_nothing(), rows)
 
     def add_results(
         self, run_id: str, results: Sequence[Received], described: Mapping[SeriesKey, Description]

@@ -41,9 +41,10 @@ def open_database(url: str) -> Engine:
 
 
 def insert_into(engine: Engine, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
-    """INSERT that can be told what to do about rows that are there."""
+    """INSERT of rows, or of those it is executed with, that can be told what to do about others."""
     dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).values(list(rows))
+    statement = dialect.insert(table)
+    return statement.values(list(rows)) if rows else statement
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -4,16 +4,8 @@ The data set is kept as its bytes and never decoded here; its elements are walke
 needed to know that they are all there and whose they are.
 """
 
-import zlib
 from dataclasses import dataclass
-from io import BytesIO
-from mmap import mmap
-from typing import BinaryIO, Literal
 
-from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import read_dataset
-from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -45,7 +37,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from node.instances import MAX_INFLATED_BYTES
+from node.encoded_image import Attributes, BrokenImageError, EncodedBytes, attributes_of_image
 from node.spool import InstanceKey, InvalidUIDError, check_uid
 from sr_writer.header import PRODUCT
 
@@ -92,12 +84,6 @@ OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
-_PIXEL_DATA = (0x7FE00010, 0x7FE00008, 0x7FE00009)  # integer, float, double float
-_ITEM = 0xFFFEE000
-_SEQUENCE_END = 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
-_LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
-
 
 class IntakeError(Exception):
     """The instance is not taken; `status` goes into the response, the text into log and comment.
@@ -120,128 +106,34 @@ class Intake:
     """Whether this node's software made it: a result that a PACS routed back."""
 
 
-def inspect(
-    encoded: bytes | mmap, transfer_syntax: UID, sop_class: str, instance: str, *, start: int = 0
-) -> Intake:
+def inspect(encoded: EncodedBytes, transfer_syntax: UID, sop_class: str, instance: str) -> Intake:
     """Check an encoded data set against the C-STORE request that brought it (PS3.4 Section B.2).
 
-    It begins at `start` in `encoded`. `sop_class` and `instance` are the Affected SOP Class and
-    Instance UIDs of the request. Raises IntakeError for a data set that is cut short, is no image,
-    or is not what the request says.
+    `sop_class` and `instance` are the Affected SOP Class and Instance UIDs of the request. Raises
+    IntakeError for a data set that is cut short, is no image, or is not what the request says.
     """
     try:
         check_uid(instance, "Affected SOP Instance UID")
     except InvalidUIDError as error:
         raise IntakeError(INVALID_INSTANCE, str(error)) from None
-    header = _walk(encoded, start, transfer_syntax)
-    declared_class = _text(header, "SOPClassUID")
-    if declared_class and declared_class != sop_class:
+    says = _attributes(encoded, transfer_syntax)
+    if says["SOPClassUID"] not in ("", sop_class):
         raise IntakeError(MISMATCH, "SOP Class UID of data set and request differ")
-    if _text(header, "SOPInstanceUID") != instance:
+    if says["SOPInstanceUID"] != instance:
         raise IntakeError(MISMATCH, "SOP Instance UID of data set and request differ")
     try:
-        key = InstanceKey(
-            _text(header, "StudyInstanceUID"), _text(header, "SeriesInstanceUID"), instance
-        )
+        key = InstanceKey(says["StudyInstanceUID"], says["SeriesInstanceUID"], instance)
     except InvalidUIDError as error:
         raise IntakeError(CANNOT_UNDERSTAND, str(error)) from None
-    return Intake(key, sop_class, is_own_result=PRODUCT in _text(header, "SoftwareVersions"))
+    return Intake(key, sop_class, is_own_result=PRODUCT in says["SoftwareVersions"])
 
 
-def _walk(encoded: bytes | mmap, begin: int, transfer_syntax: UID) -> Dataset:
-    """The elements before the pixel data; IntakeError unless every element is whole."""
-    implicit = transfer_syntax.is_implicit_VR
-    little = transfer_syntax.is_little_endian
+def _attributes(encoded: EncodedBytes, transfer_syntax: UID) -> Attributes:
     try:
-        if transfer_syntax == DeflatedExplicitVRLittleEndian:
-            encoded, begin = _inflate(encoded[begin:]), 0
-        stream: BinaryIO = BytesIO(encoded) if isinstance(encoded, bytes) else encoded  # type: ignore[assignment]  # mmap reads like a file
-        stream.seek(begin)
-        header = read_dataset(
-            stream, implicit, little, stop_when=lambda tag, _vr, _length: tag >= min(_PIXEL_DATA)
-        )
-        _check_whole(header)
-        start = stream.tell()
-        end = _end_of_pixel_data(encoded, start, implicit=implicit, little=little)
-        if not transfer_syntax.is_compressed and end - start < get_expected_length(header):
-            raise IntakeError(CANNOT_UNDERSTAND, "pixel data are shorter than the image")
-        stream.seek(end)
-        _check_whole(read_dataset(stream, implicit, little))
-    except IntakeError:
-        raise
+        return attributes_of_image(encoded, transfer_syntax)
+    except BrokenImageError as error:
+        raise IntakeError(CANNOT_UNDERSTAND, str(error)) from None
     except Exception as error:  # a parser of hostile bytes raises what it will
         raise IntakeError(
             CANNOT_UNDERSTAND, f"data set cannot be parsed ({type(error).__name__})"
         ) from error
-    return header
-
-
-def _inflate(deflated: bytes) -> bytes:
-    """Inflate a data set (PS3.5 Section A.5), to the limit at most."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    encoded = inflater.decompress(deflated, MAX_INFLATED_BYTES)
-    if not inflater.eof:
-        raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short, or inflates beyond the limit")
-    return encoded
-
-
-def _check_whole(dataset: Dataset) -> None:
-    for element in dataset.values():
-        if (
-            isinstance(element, RawDataElement)
-            and element.length != _UNDEFINED
-            and len(element.value or b"") != element.length
-        ):
-            raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short")
-
-
-@dataclass(frozen=True)
-class _Bytes:
-    """Numbers and tags in an encoded data set; IntakeError where it ends too early."""
-
-    encoded: bytes | mmap
-    order: Literal["little", "big"]
-
-    def number(self, offset: int, size: int) -> int:
-        if offset + size > len(self.encoded):
-            raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short in the pixel data")
-        return int.from_bytes(self.encoded[offset : offset + size], self.order)
-
-    def tag(self, offset: int) -> int:
-        return self.number(offset, 2) << 16 | self.number(offset + 2, 2)
-
-
-def _end_of_pixel_data(encoded: bytes | mmap, at: int, *, implicit: bool, little: bool) -> int:
-    """Offset behind the pixel data that begins at `at`; IntakeError if it is not all there."""
-    source = _Bytes(encoded, "little" if little else "big")
-    if len(encoded) == at or source.tag(at) not in _PIXEL_DATA:
-        raise IntakeError(CANNOT_UNDERSTAND, "no pixel data: not an image, or cut short")
-    if implicit:
-        length_at, start = at + 4, at + 8
-    elif encoded[at + 4 : at + 6] in _LONG_VRS:
-        length_at, start = at + 8, at + 12
-    else:
-        raise IntakeError(CANNOT_UNDERSTAND, "pixel data has no value representation it may have")
-    length = source.number(length_at, 4)
-    if length == _UNDEFINED:
-        return _end_of_fragments(source, start)
-    if length == 0 or start + length > len(encoded):
-        raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short in the pixel data")
-    return start + length
-
-
-def _end_of_fragments(source: _Bytes, start: int) -> int:
-    """Offset behind encapsulated pixel data (PS3.5 Section A.4)."""
-    while source.tag(start) == _ITEM:
-        start += 8 + source.number(start + 4, 4)
-    if source.tag(start) != _SEQUENCE_END or source.number(start + 4, 4) != 0:
-        raise IntakeError(CANNOT_UNDERSTAND, "data set is cut short in the pixel data")
-    return start + 8
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    try:
-        value = header.get(keyword)
-    except Exception as error:  # values are parsed on access
-        raise IntakeError(CANNOT_UNDERSTAND, f"{keyword} cannot be parsed") from error
-    return "" if value is None else str(value).strip()

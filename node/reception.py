@@ -12,6 +12,7 @@ import structlog
 
 from node.catalogue import Received
 from node.disk import Disk
+from node.encoded_image import EncodedBytes
 from node.intake import (
     DUPLICATE_INSTANCE,
     MISMATCH,
@@ -121,10 +122,9 @@ class Reception:
         if self._partial is not None:
             return self._store_large()
         self._intaker.disk.check_space()
-        encoded = b"".join(self._pieces)
-        intake = self._inspected(encoded)
-        returned = intake.is_own_result
-        return intake, self._intaker.spool.store(intake.key, self._meta, encoded, returned=returned)
+        intake = self._inspected(EncodedBytes(self._pieces))
+        spool, returned = self._intaker.spool, intake.is_own_result
+        return intake, spool.store(intake.key, self._meta, *self._pieces, returned=returned)
 
     def _store_large(self) -> tuple[Intake, Stored]:
         self._write_out()
@@ -132,19 +132,15 @@ class Reception:
         if partial is None:
             raise IntakeError(OUT_OF_RESOURCES, "data set is not in its file")
         with partial.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as m:
-            intake = self._inspected(m, len(self._meta))
+            intake = self._inspected(EncodedBytes([m], len(self._meta)))
         self._partial = None
         returned = intake.is_own_result
         return intake, self._intaker.spool.keep(partial, intake.key, returned=returned)
 
-    def _inspected(self, encoded: bytes | mmap.mmap, start: int = 0) -> Intake:
+    def _inspected(self, encoded: EncodedBytes) -> Intake:
         request = self._request
         intake = inspect(
-            encoded,
-            request.transfer_syntax,
-            request.sop_class_uid,
-            request.instance_uid,
-            start=start,
+            encoded, request.transfer_syntax, request.sop_class_uid, request.instance_uid
         )
         if request.study_uid not in ("", intake.key.study):
             raise IntakeError(MISMATCH, "the instance is of another study than the request")

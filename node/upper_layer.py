@@ -231,28 +231,36 @@ class WaitingUpperLayer(DULServiceProvider):
         self._kill_thread = True
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU; one of a C-STORE is taken here, any other becomes an event."""
+        """Read one PDU, which becomes an event, or a C-STORE request with all of its data set."""
         reader = cast("WaitingSocket", self.socket)
         try:
-            header = reader.recv(_HEADER.size)
-            if len(header) < _HEADER.size:
-                self.event_queue.put(CONNECTION_CLOSED)
-                return
-            kind, length = _HEADER.unpack(header)
-            if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
-                self._read_data(reader, header, length)
-                return
-            if length > MAXIMUM_CONTROL_PDU:
-                raise InvalidPDUError("it is longer than such a PDU can be")
+            self._read_pdu(reader)
+            while self._incoming is not None and not self._is_called_away():
+                self._read_pdu(reader)
         except InvalidPDUError as error:
             log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)
             has_aborted = self.state_machine.current_state == ABORTED
             self.event_queue.put(CONNECTION_CLOSED if has_aborted else INVALID_PDU)
-            return
         except OSError as error:
             log.warning("connection.lost", reason=str(error), address=self.assoc.requestor.address)
             self.event_queue.put(CONNECTION_CLOSED)
+
+    def _is_called_away(self) -> bool:
+        """Whether the local user has something, an abort that is, or the last PDU was no data."""
+        queues = (self.to_provider_queue, self.event_queue)
+        return self._kill_thread or not all(each.empty() for each in queues)
+
+    def _read_pdu(self, reader: WaitingSocket) -> None:
+        header = reader.recv(_HEADER.size)
+        if len(header) < _HEADER.size:
+            self.event_queue.put(CONNECTION_CLOSED)
             return
+        kind, length = _HEADER.unpack(header)
+        if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
+            self._read_data(reader, header, length)
+            return
+        if length > MAXIMUM_CONTROL_PDU:
+            raise InvalidPDUError("it is longer than such a PDU can be")
         reader.unread(header)
         super()._read_pdu_data()
 

@@ -7,10 +7,6 @@ four at once. Each receiver starts empty in a process of its own. `floor` is a s
 and fsyncs each image and answers a byte, without any DICOM. CPU is that of the receiver alone.
 """
 
-import json
-import os
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,113 +18,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from node.settings import Peer
-from node.store_scu import PeerError, echo
 from tests.bench.assembly import phantom
-from tests.node.configuration import free_ports, write_config
+from tests.bench.receivers import (
+    ENVIRONMENT,
+    RECEIVERS,
+    cpu_seconds,
+    peak_memory_mb,
+    receiver,
+    touch_memory,
+)
 from tests.slices import grid_affine, write_slices
 
 ASSOCIATIONS = (1, 4)
-ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}  # else Debian's DCMTK waits 40 ms an image
-TICKS = os.sysconf("SC_CLK_TCK")
-
-LISTENER = """
-import sys
-from pathlib import Path
-from node.listener import run_listener
-from node.settings import load_settings
-run_listener(load_settings(Path(sys.argv[1])))
-"""
-FLOOR = """
-import os, socket, sys
-server = socket.create_server(("127.0.0.1", int(sys.argv[2])), backlog=16)
-folder = sys.argv[1]
-def serve(connection, name):
-    buffer = bytearray(1 << 20)
-    view = memoryview(buffer)
-    count = 0
-    while header := connection.recv(8, socket.MSG_WAITALL):
-        length = int.from_bytes(header, "big")
-        connection.recv_into(view[:length], 0, socket.MSG_WAITALL)
-        file = os.open(f"{folder}/{name}-{count}", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        os.write(file, view[:length])
-        os.fsync(file)
-        os.close(file)
-        count += 1
-        connection.sendall(b"\\0")
-import threading
-name = 0
-while True:
-    connection, _ = server.accept()
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    threading.Thread(target=serve, args=(connection, name), daemon=True).start()
-    name += 1
-"""
-
-
-def overread(folder, port, upper_layer):
-    config = write_config(folder, port=port, accept_unknown_peers=True, upper_layer=upper_layer)
-    return [sys.executable, "-c", LISTENER, str(config)]
-
-
-def orthanc(folder, port):
-    settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "HttpServerEnabled": False,
-        "DicomPort": port,
-        "DicomAet": "OVERREAD",
-        "Plugins": [],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    return ["/usr/sbin/Orthanc", str(folder / "orthanc.json")]
-
-
-def storescp(folder, port):
-    (folder / "out").mkdir()
-    out = str(folder / "out")
-    return ["/usr/bin/storescp", "-aet", "OVERREAD", "--fork", "-od", out, str(port)]
-
-
-def floor(folder, port):
-    return [sys.executable, "-c", FLOOR, str(folder), str(port)]
-
-
-RECEIVERS = {
-    "Orthanc": orthanc,
-    "overread": lambda folder, port: overread(folder, port, "waiting"),
-    "overread on pynetdicom's upper layer": lambda folder, port: overread(
-        folder, port, "pynetdicom"
-    ),
-    "DCMTK storescp (no fsync)": storescp,
-    "floor: socket, write, fsync": floor,
-}
-
-
-def cpu_seconds(pid):
-    """User and system time of a process and of the children it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / TICKS
-
-
-def peak_memory_mb(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1000
-
-
-def await_start(name, port):
-    peer = Peer(name="node", ae_title="OVERREAD", host="127.0.0.1", port=port)
-    for _ in range(300):
-        try:
-            if name.startswith("floor"):
-                socket.create_connection(("127.0.0.1", port)).close()
-            else:
-                echo(peer, "BENCH")
-        except (OSError, PeerError):
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"{name} did not start")
 
 
 def send(folders, port):
@@ -166,28 +67,14 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     return time.perf_counter() - started
 
 
-def measure(name, folders):
-    """Images a second, CPU seconds and peak memory in MB of one receiver."""
-    (port,) = free_ports(1)
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
-        place = Path(scratch)
-        process = subprocess.Popen(
-            RECEIVERS[name](place, port),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[2],
-            env=ENVIRONMENT,
-        )
-        try:
-            await_start(name, port)
-            before = cpu_seconds(process.pid)
-            sender = send_raw if name.startswith("floor") else send
-            seconds = sender(folders, port)
-            spent = cpu_seconds(process.pid) - before
-            return seconds, spent, peak_memory_mb(process.pid)
-        finally:
-            process.terminate()
-            process.wait(30)
+def measure(name, folders, scratch):
+    """Seconds, CPU seconds and peak memory in MB of one receiver."""
+    with receiver(name, scratch) as (process, port):
+        before = cpu_seconds(process.pid)
+        sender = send_raw if name.startswith("floor") else send
+        seconds = sender(folders, port)
+        spent = cpu_seconds(process.pid) - before
+        return seconds, spent, peak_memory_mb(process.pid)
 
 
 def main():
@@ -195,6 +82,7 @@ def main():
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 400
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         root = Path(scratch)
+        touch_memory()
         stored = np.concatenate([phantom(8)] * (count // 8 + 1))[:count]
         paths = write_slices(root / "series", stored, grid_affine())
         size = sum(path.stat().st_size for path in paths)
@@ -207,10 +95,8 @@ def main():
             found = {name: [] for name in RECEIVERS}
             for _ in range(rounds):
                 for name, results in found.items():
-                    results.append(measure(name, folders))
+                    results.append(measure(name, folders, scratch))
             report(associations, count, size, found)
-            for folder in folders:
-                shutil.rmtree(folder)
 
 
 def report(associations, count, size, found):

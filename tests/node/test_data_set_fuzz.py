@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.assembly import assemble
+from node.encoded_image import EncodedBytes
 from node.instances import UnreadableInstanceError, read_instance, text_of
 from node.intake import TRANSFER_SYNTAXES, IntakeError, inspect
 from tests.node.encodings import write_series
@@ -88,7 +89,10 @@ def series(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
     made = [Series(folder / str(n), syntax) for n, syntax in enumerate(TRANSFER_SYNTAXES)]
     for one in made:
-        assert inspect(one.data_set, one.syntax, one.sop_class, one.uid).key.instance == one.uid
+        assert (
+            inspect(EncodedBytes([one.data_set]), one.syntax, one.sop_class, one.uid).key.instance
+            == one.uid
+        )
         assert assemble(one.paths).verdict.accepted, one.syntax.name
     return made
 
@@ -108,7 +112,7 @@ def test_a_damaged_image_breaks_neither_the_intake_nor_what_reads_the_spool(
     data_set = one.damaged(edits, packed=packed)
     intake = None
     with suppress(IntakeError):
-        intake = inspect(data_set, one.syntax, one.sop_class, one.uid)
+        intake = inspect(EncodedBytes([data_set]), one.syntax, one.sop_class, one.uid)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged.dcm"
         path.write_bytes(one.meta + data_set)

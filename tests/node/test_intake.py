@@ -23,6 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from node.encoded_image import EncodedBytes
 from node.intake import CANNOT_UNDERSTAND, INVALID_INSTANCE, MISMATCH, IntakeError, inspect
 from tests.slices import grid_affine, write_slices
 
@@ -62,7 +63,7 @@ def deflated(content):
 def refused(dataset, syntax=ExplicitVRLittleEndian, *, sop_class=None, instance=None, raw=None):
     with pytest.raises(IntakeError) as error:
         inspect(
-            encoded(dataset, syntax) if raw is None else raw,
+            EncodedBytes([encoded(dataset, syntax) if raw is None else raw]),
             syntax,
             sop_class or dataset.SOPClassUID,
             dataset.SOPInstanceUID if instance is None else instance,
@@ -77,7 +78,9 @@ def fresh(image):
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_whole_image_is_let_in(fresh, syntax):
-    intake = inspect(encoded(fresh, syntax), syntax, fresh.SOPClassUID, fresh.SOPInstanceUID)
+    intake = inspect(
+        EncodedBytes([encoded(fresh, syntax)]), syntax, fresh.SOPClassUID, fresh.SOPInstanceUID
+    )
     assert intake.key.study == fresh.StudyInstanceUID
     assert intake.key.instance == fresh.SOPInstanceUID
 
@@ -93,7 +96,7 @@ def test_a_class_that_an_anonymiser_took_out_is_that_of_the_request(fresh):
     sop_class = fresh.SOPClassUID
     del fresh.SOPClassUID
     intake = inspect(
-        encoded(fresh, ExplicitVRLittleEndian),
+        EncodedBytes([encoded(fresh, ExplicitVRLittleEndian)]),
         ExplicitVRLittleEndian,
         sop_class,
         fresh.SOPInstanceUID,
@@ -164,4 +167,9 @@ def test_mutated_images_are_let_in_or_refused_but_never_break_it(image, data):
         at = data.draw(st.integers(0, len(whole) - 1))
         whole[at] = data.draw(st.integers(0, 255))
     with contextlib.suppress(IntakeError):
-        inspect(bytes(whole), ExplicitVRLittleEndian, image.SOPClassUID, image.SOPInstanceUID)
+        inspect(
+            EncodedBytes([bytes(whole)]),
+            ExplicitVRLittleEndian,
+            image.SOPClassUID,
+            image.SOPInstanceUID,
+        )
