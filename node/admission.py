@@ -20,6 +20,14 @@ def refusal(
     return None if None in reasons else reasons[0]
 
 
+def may_query(settings: Settings, calling: str, address: str, names: frozenset[str] | None) -> bool:
+    """Whether a peer that is let in may ask what is held, and have it sent."""
+    return any(
+        peer.query and peer.ae_title == calling and _mismatch(peer, address, names) is None
+        for peer in settings.peers
+    )
+
+
 def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> str | None:
     if peer.addresses and not _is_within(address, peer.addresses):
         return f"its address is not one of peer {peer.name}"

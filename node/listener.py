@@ -14,6 +14,7 @@ from typing import cast
 import structlog
 from pydicom import Dataset
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
@@ -21,13 +22,16 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
-from node.admission import refusal
+from node.admission import may_query, refusal
 from node.association_listener import listen
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
 from node.disk import Disk, trouble_of
+from node.holdings import Holdings
 from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES
+from node.query_retrieve import QUERY_CLASSES, QueryDesk, query_contexts
 from node.reception import Intaker
+from node.retrieval import RetrievingEntity
 from node.settings import Settings
 from node.spool import Spool
 from node.storage_commitment import CommitmentDesk
@@ -51,6 +55,7 @@ class Listener:
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
         self._intaker = Intaker(self._spool, self._disk, self._bookkeeper.note)
+        self._queries = QueryDesk(settings, Holdings(settings, self._catalogue))
         self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
 
     def start(self) -> None:
@@ -115,6 +120,23 @@ class Listener:
             association.acse.send_reject(*answer)
             _log_rejected(event, reason)
             association.kill()
+        elif may_query(self._settings, calling, str(requestor.address), names):
+            self._offer_queries(association)
+        elif {one.abstract_syntax for one in requestor.requested_contexts} & {*QUERY_CLASSES}:
+            log.warning(
+                "query.not_permitted",
+                calling=calling,
+                remedy="if it is meant to ask, set 'query' of this peer",
+            )
+
+    def _offer_queries(self, association: Association) -> None:
+        roles = {
+            uid: (bool(item.scu_role), bool(item.scp_role))
+            for uid, item in association.requestor.role_selection.items()
+        }
+        offered = {one.abstract_syntax: one for one in self._entity.supported_contexts}
+        offered |= {one.abstract_syntax: one for one in query_contexts(roles)}
+        association.acceptor.supported_contexts = [*offered.values()]
 
     def _has_enough(self) -> bool:
         """Whether another association would be one too many; those still silent do not count."""
@@ -127,6 +149,7 @@ class Listener:
             (evt.EVT_C_STORE, self.store),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
             (evt.EVT_N_ACTION, self._commitment.accept),
+            *self._queries.handlers(),
             (evt.EVT_REJECTED, _log_rejected),
             (evt.EVT_ABORTED, _log_aborted),
         ]
@@ -175,7 +198,7 @@ def run_listener(settings: Settings) -> None:
 
 def _application_entity(settings: Settings) -> AE:
     node = settings.node
-    entity = AE(ae_title=node.ae_title)
+    entity = RetrievingEntity(ae_title=node.ae_title)
     entity.maximum_pdu_size = MAXIMUM_PDU
     entity.maximum_associations = 3 * node.max_associations  # connections; see `_has_enough`
     entity.require_called_aet = True

@@ -273,6 +273,13 @@ def _report_font(settings: Settings) -> Iterator[Result]:
 
 def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
     subject = f"peer {peer.name}"
+    if peer.query and not peer.addresses and not (peer.tls and peer.tls_name):
+        yield Result(
+            f"{subject}, queries",
+            Outcome.WARNING,
+            f"whoever calls as {peer.ae_title}, from anywhere, reads what the node holds",
+            "give it 'addresses', or 'tls' with 'tls_name'",
+        )
     if not _host_resolves(peer.host):
         yield Result(
             subject,

@@ -30,6 +30,8 @@ class ReactorCheckpoint:
 
     def clear(self) -> None:
         """Stop the reactor; returns when it stands still, or has ended."""
+        if threading.current_thread() is self._reactor:  # it sends within a request (C-GET)
+            return
         with self._changed:
             self._is_open = False
             while not self._is_waiting and self._reactor.is_alive():

@@ -135,6 +135,9 @@ class Peer(Section):
     addresses: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
         default=(), description="from which it may send; empty: from any"
     )
+    query: bool = Field(
+        default=False, description="whether it may ask what is held, and have it sent"
+    )
     tls: bool = Field(default=False, description="both ways, by TLS only")
     tls_name: str = Field(default="", description="that its certificate has to have")
     objects: tuple[Kind, ...] = Field(

@@ -278,10 +278,10 @@ def check(bench: Workbench, run: Run, series: str) -> None:
             f"held back, not sent: {count}: {problems[0]}",
             f"report this as a defect of Overread, with {aside}/reasons.txt",
         )
-    _list_results(bench, run, objects)
+    list_results(bench, run, objects)
 
 
-def _list_results(bench: Workbench, run: Run, objects: Sequence[Dataset]) -> None:
+def list_results(bench: Workbench, run: Run, objects: Sequence[Dataset]) -> None:
     """Have the catalogue know of a run's objects, for those who ask what is held."""
     now = datetime.now(UTC)
     results = [

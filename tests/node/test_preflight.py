@@ -133,6 +133,18 @@ def test_a_peer_that_does_not_answer_is_found(tmp_path):
     assert "firewall" in result["remedy"]
 
 
+def test_a_peer_that_may_ask_and_is_known_by_its_title_alone_is_found(tmp_path):
+    config = write_config(tmp_path)
+    text = config.read_text()
+    config.write_text(text.replace("[[routes]]", "query = true\n[[routes]]"))
+    (found,) = [one for one in preflight.preflight(config) if "queries" in one.subject]
+    assert found.outcome is preflight.Outcome.WARNING
+    assert "'addresses'" in found.remedy
+    known = 'query = true\naddresses = ["127.0.0.0/8"]\n[[routes]]'
+    config.write_text(text.replace("[[routes]]", known))
+    assert not [one for one in preflight.preflight(config) if "queries" in one.subject]
+
+
 def test_a_port_that_is_taken_is_found(tmp_path):
     config = write_config(tmp_path)
     with socket.create_server(("127.0.0.1", load_settings(config).node.port)):
