@@ -1,7 +1,11 @@
 """Who may open an association: AE title, address and certificate, by the configured peers."""
 
 import ipaddress
+import threading
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from pynetdicom.association import Association
 
 from node.settings import Peer, Settings
 
@@ -26,6 +30,38 @@ def may_query(settings: Settings, calling: str, address: str, names: frozenset[s
         peer.query and peer.ae_title == calling and _mismatch(peer, address, names) is None
         for peer in settings.peers
     )
+
+
+def peer_of(
+    settings: Settings, calling: str, address: str, names: frozenset[str] | None
+) -> Peer | None:
+    """Return the peer that a requestor is let in as; None for one that is none of them."""
+    peers = [peer for peer in settings.peers if peer.ae_title == calling]
+    return next((peer for peer in peers if _mismatch(peer, address, names) is None), None)
+
+
+class Seats:
+    """The associations that each peer has, those being negotiated included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
+
+    def take(self, association: Association, peer: Peer) -> bool:
+        """Whether the peer may have this association besides those it has."""
+        if not peer.max_associations:
+            return True
+        with self._lock:
+            held = sum(name == peer.name and _lasts(one) for one, name in self._taken.items())
+            if held >= peer.max_associations:
+                return False
+            self._taken[association] = peer.name
+        return True
+
+
+def _lasts(association: Association) -> bool:
+    is_over = association.is_released or association.is_aborted or association.is_rejected
+    return association.is_alive() and not is_over
 
 
 def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> str | None:

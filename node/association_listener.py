@@ -25,6 +25,12 @@ from node.upper_layer import NO_TIMEOUT, Begin, WaitingSocket, WaitingUpperLayer
 log = structlog.get_logger()
 
 BACKLOG = 128
+_KEEPALIVE = {  # a peer that is gone without a word is noticed after a minute
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 30,  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 10,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
+}
 
 
 class Acceptor(RequestHandler):
@@ -82,10 +88,13 @@ class Acceptor(RequestHandler):
     def _prepared(self, context: ssl.SSLContext | None) -> socket.socket:
         connection = cast("socket.socket", self.request)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option, value in _KEEPALIVE.items():
+            connection.setsockopt(*option, value)
         timeout = self.ae.network_timeout or NO_TIMEOUT
         if context is None:
             patience = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
             return connection
         connection.settimeout(HANDSHAKE_SECONDS)
         secured = context.wrap_socket(connection, server_side=True)

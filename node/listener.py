@@ -22,27 +22,29 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
-from node.admission import may_query, refusal
+from node.admission import Seats, may_query, peer_of, refusal
 from node.association_listener import listen
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
 from node.disk import Disk, trouble_of
 from node.holdings import Holdings
 from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES
+from node.pace import Pace, PacedReception
 from node.query_retrieve import QUERY_CLASSES, QueryDesk, query_contexts
 from node.reception import Intaker
 from node.retrieval import RetrievingEntity
-from node.settings import Settings
+from node.settings import Peer, Settings
 from node.spool import Spool
 from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
 from node.transport_security import CertificateError, names_of, server_context
-from node.upper_layer import MAXIMUM_PDU
+from node.upper_layer import MAXIMUM_PDU, Reception
 
 log = structlog.get_logger()
 
 _CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # transient
+_REMEDY = "if this sender is meant, add it as a peer, or correct the called AE title there"
 
 
 class Listener:
@@ -56,6 +58,12 @@ class Listener:
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
         self._intaker = Intaker(self._spool, self._disk, self._bookkeeper.note)
         self._queries = QueryDesk(settings, Holdings(settings, self._catalogue))
+        self._seats = Seats()
+        self._paces = {
+            peer.ae_title: Pace(peer.max_mb_per_second * 1e6)
+            for peer in settings.peers
+            if peer.max_mb_per_second
+        }
         self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
 
     def start(self) -> None:
@@ -100,7 +108,7 @@ class Listener:
             self._entity,
             (node.host, port),
             handlers,
-            self._intaker.begin,
+            self._begin,
             most_associations=node.max_associations,
             secured_by=secured_by,
         )
@@ -111,16 +119,18 @@ class Listener:
         connection = getattr(association.dul.socket, "socket", None)
         names = names_of(connection) if isinstance(connection, ssl.SSLSocket) else None
         calling = str(cast("A_ASSOCIATE", requestor.primitive).calling_ae_title).strip()
-        reason = refusal(self._settings, calling, str(requestor.address), names)
-        answer = _CALLING_AE_TITLE_NOT_RECOGNIZED
-        if reason is None and self._has_enough():
-            reason, answer = "there are node.max_associations already", _LOCAL_LIMIT_EXCEEDED
+        asked = (self._settings, calling, str(requestor.address), names)
+        reason, answer = refusal(*asked), _CALLING_AE_TITLE_NOT_RECOGNIZED
+        remedy = _REMEDY
+        if reason is None:
+            reason, answer = self._excess(association, peer_of(*asked)), _LOCAL_LIMIT_EXCEEDED
+            remedy = "senders try again; if this goes on, see what holds associations open"
         if reason is not None:
             requestor.ae_title = calling
             association.acse.send_reject(*answer)
-            _log_rejected(event, reason)
+            _log_rejected(event, reason, remedy)
             association.kill()
-        elif may_query(self._settings, calling, str(requestor.address), names):
+        elif may_query(*asked):
             self._offer_queries(association)
         elif {one.abstract_syntax for one in requestor.requested_contexts} & {*QUERY_CLASSES}:
             log.warning(
@@ -138,6 +148,14 @@ class Listener:
         offered |= {one.abstract_syntax: one for one in query_contexts(roles)}
         association.acceptor.supported_contexts = [*offered.values()]
 
+    def _excess(self, association: Association, peer: Peer | None) -> str | None:
+        """Return of which limit this would be one association too many."""
+        if self._has_enough():
+            return "there are node.max_associations already"
+        if peer is not None and not self._seats.take(association, peer):
+            return f"peer {peer.name} has its max_associations already"
+        return None
+
     def _has_enough(self) -> bool:
         """Whether another association would be one too many; those still silent do not count."""
         established = sum(one.is_established for one in self._entity.active_associations)
@@ -154,6 +172,12 @@ class Listener:
             (evt.EVT_ABORTED, _log_aborted),
         ]
 
+    def _begin(self, request: StoreRequest) -> Reception:
+        """Return what takes a data set, at its peer's pace where it has one."""
+        reception = self._intaker.begin(request)
+        pace = self._paces.get(request.calling_ae_title)
+        return reception if pace is None else PacedReception(reception, pace)
+
     def store(self, event: evt.Event) -> Dataset:
         """Answer one C-STORE request of pynetdicom's own upper layer."""
         asked = cast("C_STORE", event.request)
@@ -164,7 +188,7 @@ class Listener:
             calling_ae_title=_calling(event),
             address=str(event.assoc.requestor.address),
         )
-        reception = self._intaker.begin(request)
+        reception = self._begin(request)
         reception.add(memoryview(event.encoded_dataset(include_meta=False)))
         answer = reception.finish()
         response = Dataset()
@@ -200,6 +224,8 @@ def _application_entity(settings: Settings) -> AE:
     node = settings.node
     entity = RetrievingEntity(ae_title=node.ae_title)
     entity.maximum_pdu_size = MAXIMUM_PDU
+    entity.acse_timeout = node.acse_timeout_seconds
+    entity.network_timeout = node.idle_timeout_seconds
     entity.maximum_associations = 3 * node.max_associations  # connections; see `_has_enough`
     entity.require_called_aet = True
     entity.add_supported_context(Verification)
@@ -213,7 +239,9 @@ def _calling(event: evt.Event) -> str:
     return str(event.assoc.requestor.ae_title).strip()
 
 
-def _log_rejected(event: evt.Event, reason: str = "the called AE title is another") -> None:
+def _log_rejected(
+    event: evt.Event, reason: str = "the called AE title is another", remedy: str = _REMEDY
+) -> None:
     request = event.assoc.requestor.primitive
     log.warning(
         "association.rejected",
@@ -221,7 +249,7 @@ def _log_rejected(event: evt.Event, reason: str = "the called AE title is anothe
         calling=_calling(event),
         called=str(request.called_ae_title).strip() if request else "",
         address=event.assoc.requestor.address,
-        remedy="if this sender is meant, add it as a peer, or correct the called AE title there",
+        remedy=remedy,
     )
 
 

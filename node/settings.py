@@ -66,6 +66,8 @@ class NodeSettings(Section):
     retention_days: float = Field(default=30.0, gt=0)
     accept_unknown_peers: bool = False
     max_associations: int = Field(default=100, ge=1, le=1000)
+    acse_timeout_seconds: float = Field(default=30.0, ge=1, le=3600)
+    idle_timeout_seconds: float = Field(default=60.0, ge=1, le=86400)
     upper_layer: Literal["waiting", "pynetdicom"] = "waiting"
     model_dirs: tuple[Path, ...] = ()
 
@@ -138,6 +140,10 @@ class Peer(Section):
     query: bool = Field(
         default=False, description="whether it may ask what is held, and have it sent"
     )
+    max_associations: int = Field(default=0, ge=0, le=1000, description="0: the node's limit")
+    max_mb_per_second: float = Field(
+        default=0.0, ge=0, description="that it may send over all associations; 0: no limit"
+    )
     tls: bool = Field(default=False, description="both ways, by TLS only")
     tls_name: str = Field(default="", description="that its certificate has to have")
     objects: tuple[Kind, ...] = Field(
@@ -150,6 +156,13 @@ class Peer(Section):
     )
     charset: Literal["utf-8", "gb18030"] = "utf-8"
     deflated: bool = Field(default=True, description="whether masks go deflated where it can be")
+
+    @field_validator("max_mb_per_second")
+    @classmethod
+    def _keeps_associations_alive(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("slower than 1 associations would time out; use 0 for no limit")
+        return value
 
     @field_validator("objects", "languages")
     @classmethod

@@ -171,6 +171,7 @@ class WaitingUpperLayer(DULServiceProvider):
         finally:
             if self._incoming is not None:  # ended half way: it was not acknowledged
                 self._incoming.reception.drop()
+            self.assoc.dimse.message = None  # an association lives until garbage is collected
             # Who still waits for an A-ASSOCIATE-RQ would wait for it in vain.
             self.to_user_queue.put(cast("Any", None))
             self._tell_user()
@@ -343,8 +344,10 @@ class WaitingUpperLayer(DULServiceProvider):
         return _Incoming(context_id, command, self._begin(request))
 
     def _answer(self, incoming: _Incoming) -> None:
+        self._idle_timer.timeout = None  # a disk may take its time, the peer does not
         command = response(incoming.command, incoming.reception.finish())
         value = _VALUE_HEADER.pack(len(command) + 2, incoming.context_id, _COMMAND | _LAST)
         pdu = _HEADER.pack(P_DATA_TF, len(value) + len(command)) + value + command
         cast("WaitingSocket", self.socket).send(pdu)
+        self._idle_timer.timeout = self.assoc.network_timeout
         self._idle_timer.restart()

@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,12 +22,12 @@ from pynetdicom import build_context
 from pynetdicom.sop_class import Verification
 
 from node import store_scu
-from node.settings import Peer, load_settings
 from tests.node.configuration import write_config
 from tests.node.encodings import write_series
+from tests.node.listener_process import ListenerProcess
 from tests.node.test_listener import DCMTK, ENVIRONMENT, associate
 from tests.node.test_storage_commitment import ask
-from tests.system.peers import REPOSITORY, await_true
+from tests.system.peers import await_true
 
 EXAMPLES = int(os.environ.get("OVERREAD_FUZZ_EXAMPLES", "60"))
 CAPTURED = Path(__file__).parent / "associations"
@@ -37,48 +36,12 @@ SILENCE = 45  # seconds; a peer that stays silent after connecting has 30
 pytestmark = pytest.mark.timeout(300 + EXAMPLES)
 
 
-class Node:
-    """A listener, and what its process holds."""
-
-    def __init__(self, folder):
-        config = write_config(folder, accept_unknown_peers=True)
-        self.settings = load_settings(config)
-        port = self.settings.node.port
-        self.peer = Peer(name="node", ae_title="OVERREAD", host="127.0.0.1", port=port)
-        self.log = folder / "log"
-        command = [sys.executable, "-m", "node", "serve", "--role", "listener"]
-        self.process = subprocess.Popen(
-            [*command, "--config", str(config)], cwd=REPOSITORY, stderr=self.log.open("wb")
-        )
-        await_true(self.answers, 60, "the listener")
-
-    def answers(self):
-        try:
-            store_scu.echo(self.peer, "PACS")
-        except store_scu.PeerError:
-            return False
-        return True
-
-    def threads(self):
-        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
-
-    def files(self):
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-    def megabytes(self):
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-    def stored(self):
-        return list(self.settings.spool_dir.glob("[0-9]*/*/*.dcm"))
-
-
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    node = Node(tmp_path_factory.mktemp("node"))
+    folder = tmp_path_factory.mktemp("node")
+    node = ListenerProcess(write_config(folder, accept_unknown_peers=True))
     yield node
-    node.process.terminate()
-    node.process.wait(30)
+    node.stop()
 
 
 @contextmanager
@@ -208,8 +171,11 @@ def replay(node, pdus, piece):
 
 def expect_well(node, before):
     """The listener holds what it held before, has no defect in its log, and serves the next."""
+    now = held(node)
     await_true(
-        lambda: node.threads() <= before[0] and node.files() <= before[1], SILENCE, "its end"
+        lambda: node.threads() <= before[0] and node.files() <= before[1],
+        SILENCE,
+        f"threads and files to be {before} again that were {now}",
     )
     assert node.process.poll() is None
     assert node.megabytes() < before[2] + 24
@@ -217,7 +183,7 @@ def expect_well(node, before):
         json.loads(line) for line in node.log.read_text().splitlines() if "exception" in line
     ]
     assert not defects
-    assert not list((node.settings.spool_dir / ".incoming").iterdir())
+    assert not node.partial()
     for path in node.stored():
         assert dcmread(path).pixel_array.shape == (16, 16)
     association = associate(node.settings, contexts=[build_context(Verification)])
