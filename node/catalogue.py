@@ -117,19 +117,21 @@ class Catalogue:
             study["first_received"] = min(study["first_received"], one.received_at)
             study["last_received"] = max(study["last_received"], one.received_at)
             series[place] = {"study_uid": place[0], "uid": place[1], "run_id": "", **said.series}
-        insert = self._insert(Study, list(studies.values()))
+        # Rows apart from the statements: these are compiled once, not for each number of rows.
+        insert = self._insert(Study)
         new = insert.excluded.last_received
         later = new > Study.last_received
         session.execute(
             insert.on_conflict_do_update(
                 index_elements=["uid"],
                 set_={"last_received": case((later, new), else_=Study.last_received)},
-            )
+            ),
+            list(studies.values()),
         )
-        session.execute(self._insert(Series, list(series.values())).on_conflict_do_nothing())
-        rows = [_instance_row(one) for one in received]
-        # Rows apart from the statement: it is compiled once, not anew for each number of them.
-        session.execute(self._insert(Instance).on_conflict_do_nothing(), rows)
+        insert = self._insert(Series).on_conflict_do_nothing()
+        session.execute(insert, list(series.values()))
+        insert = self._insert(Instance).on_conflict_do_nothing()
+        session.execute(insert, [_instance_row(one) for one in received])
 
     def add_results(
         self, run_id: str, results: Sequence[Received], described: Mapping[SeriesKey, Description]
