@@ -27,7 +27,7 @@ from node.store_request import StoreAnswer, StoreRequest, file_meta
 
 log = structlog.get_logger()
 
-IN_MEMORY = 32 << 20  # bytes of one data set; what is more lies in its file already
+IN_MEMORY = 8 << 20  # bytes of one data set; what is more lies in its file already
 PIECE = 256  # bytes that a piece takes besides its own: a sender may make them tiny
 MAXIMUM_INSTANCE = 8 << 30  # bytes; native pixel data end at 4 GiB (PS3.5 Section 7.1.1)
 
