@@ -237,6 +237,7 @@ class WaitingUpperLayer(DULServiceProvider):
         try:
             self._read_pdu(reader)
             while self._incoming is not None and not self._is_called_away():
+                self._idle_timer.restart()
                 self._read_pdu(reader)
         except InvalidPDUError as error:
             log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)

@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import build_context
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
 from node import reception
@@ -18,7 +19,7 @@ from node.listener import Listener
 from node.settings import load_settings
 from tests.node.configuration import write_config
 from tests.node.listener_process import ListenerProcess
-from tests.node.test_listener import associate
+from tests.node.test_listener import associate, spooled
 from tests.node.test_upper_layer import command, pdu, pieces, raw, running
 from tests.slices import grid_affine, write_slices
 from tests.system.peers import await_true
@@ -92,6 +93,25 @@ def test_an_association_that_nothing_comes_over_is_ended(node):
     idle = associate(node.settings)
     assert idle.is_established
     await_true(lambda: idle.is_aborted, 60, "the idle association to end")
+
+
+def test_a_data_set_may_take_longer_than_an_association_may_be_idle(node, images):
+    contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
+    association = associate(node.settings, contexts=contexts)
+    encoded = encode(images[0], is_implicit_vr=False, is_little_endian=True)
+    step = len(encoded) // 7
+    answered = []
+    reader = threading.Thread(target=lambda: answered.append(raw(association).recv(6)))
+    raw(association).sendall(pdu((1, 3, command(images[0]))))
+    reader.start()
+    for start in range(0, len(encoded), step):  # 0.5 s apart, where 2 s may pass in all
+        value = encoded[start : start + step]
+        raw(association).sendall(pdu((1, 2 if start + step >= len(encoded) else 0, value)))
+        time.sleep(0.5)
+    reader.join(30)
+    assert answered[0][:1] == b"\x04"  # P-DATA-TF, and no abort
+    association.abort()
+    assert [path.stem for path in spooled(node.settings)] == [images[0].SOPInstanceUID]
 
 
 def held(node):
