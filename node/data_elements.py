@@ -17,6 +17,9 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 FIRST_PIXEL_TAG = 0x7FE00008
 """Float Pixel Data; Double Float Pixel Data and Pixel Data follow."""
 
+MAX_ELEMENTS = 2**16
+"""Many more than any image has beside its sequences; each takes a hundred times its bytes."""
+
 MAX_NESTING = 16
 """Sequences within sequences; no CT or MR image has half as many."""
 
@@ -48,7 +51,8 @@ def walk_elements(
     """Return the little endian elements from `start` up to tag `until`, and where that one begins.
 
     Values are slices of `content`, to be parsed when they are asked for. Raises MoreNeededError
-    where `content` ends before that tag, and UnusualEncodingError (PS3.5 Section 7.1).
+    where `content` ends before that tag, UnusualEncodingError (PS3.5 Section 7.1), and ValueError
+    where there are too many.
     """
     elements: Elements = {}
     at, size = start, len(content)
@@ -69,6 +73,8 @@ def walk_elements(
             raw = content[value:end] if end > value else _empty(vr)
             key = _tag(tag)
             elements[key] = RawDataElement(key, vr, end - value, raw, value, implicit, True)
+            if len(elements) > MAX_ELEMENTS:
+                raise ValueError("a header has too many elements")
             at = behind
     except error:
         raise MoreNeededError(size + 1) from None

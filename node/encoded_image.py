@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import accumulate
 from mmap import mmap
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
@@ -21,14 +21,19 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from node.data_elements import (
     FIRST_PIXEL_TAG,
+    MAX_ELEMENTS,
     UNDEFINED_LENGTH,
     MoreNeededError,
     UnusualEncodingError,
     walk_elements,
 )
+from node.encapsulation import MAX_FRAGMENTS
 from node.instances import MAX_INFLATED_BYTES
 
 _FIRST_READ = 1 << 14  # bytes in which most headers end
+MAXIMUM_HEADER = 64 << 20  # bytes; the functional groups of 10 000 frames have 30 MB
+MAXIMUM_UNUSUAL = 8 << 20  # bytes of a header that pydicom has to read, which takes longer
+MAXIMUM_TRAILER = 1 << 20  # bytes behind the pixel data: signatures, padding
 _PIXEL_DATA = (0x7FE00010, FIRST_PIXEL_TAG, 0x7FE00009)  # integer, float, double float
 _ITEM = 0xFFFEE000
 _SEQUENCE_END = 0xFFFEE0DD
@@ -77,13 +82,6 @@ class EncodedBytes:
             at += 1
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
-    def stream(self) -> BinaryIO:
-        """Return all bytes as a file that pydicom can read."""
-        first = self._pieces[0] if self._pieces else b""
-        if isinstance(first, mmap):  # reads like a file
-            return first  # type: ignore[return-value]
-        return BytesIO(self.between(0, self.size))
-
 
 def attributes_of_image(encoded: EncodedBytes, transfer_syntax: UID) -> Attributes:
     """Return what intake wants to know of an image; BrokenImageError unless it is whole.
@@ -104,6 +102,8 @@ def attributes_of_image(encoded: EncodedBytes, transfer_syntax: UID) -> Attribut
     end = _end_of_pixel_data(encoded, at, order, implicit=implicit)
     if not transfer_syntax.is_compressed and end - at < _expected_length(attributes):
         raise BrokenImageError("pixel data are shorter than the image")
+    if encoded.size - end > MAXIMUM_TRAILER:
+        raise BrokenImageError("more follows the pixel data than may")
     if end < encoded.size:
         rest = BytesIO(encoded.between(end, encoded.size))
         _check_whole(read_dataset(rest, implicit, order == "little"))
@@ -121,7 +121,9 @@ def _walked(encoded: EncodedBytes, *, implicit: bool) -> tuple[Attributes, int]:
         except MoreNeededError as error:
             if encoded.start + error.end > encoded.size:
                 raise BrokenImageError(_NO_IMAGE) from None
-            length = max(error.end, 2 * length)
+            if error.end > MAXIMUM_HEADER:
+                raise BrokenImageError("the header is longer than any image's") from None
+            length = min(max(error.end, 2 * length), MAXIMUM_HEADER)
     values = {
         keyword: element.value or b"" if (element := elements.get(tag)) else b""
         for keyword, tag in _TAGS.items()
@@ -140,18 +142,18 @@ def _walked(encoded: EncodedBytes, *, implicit: bool) -> tuple[Attributes, int]:
 
 def _read(encoded: EncodedBytes, transfer_syntax: UID) -> tuple[Attributes, int]:
     """Return the attributes as pydicom reads them, and where the pixel data begin."""
-    stream = encoded.stream()
-    stream.seek(encoded.start)
+    stream = BytesIO(encoded.between(encoded.start, encoded.start + MAXIMUM_UNUSUAL))
+    left = iter(range(MAX_ELEMENTS))
     header = read_dataset(
         stream,
         transfer_syntax.is_implicit_VR,
         transfer_syntax.is_little_endian,
-        stop_when=lambda tag, _vr, _length: tag >= FIRST_PIXEL_TAG,
+        stop_when=lambda tag, _vr, _length: tag >= FIRST_PIXEL_TAG or next(left, None) is None,
     )
     _check_whole(header)
     found = {keyword: header.get(keyword) for keyword in _TAGS}
     attributes = {key: "" if value is None else str(value).strip() for key, value in found.items()}
-    return attributes, stream.tell()
+    return attributes, encoded.start + stream.tell()
 
 
 def _inflate(deflated: bytes) -> bytes:
@@ -207,7 +209,9 @@ def _end_of_pixel_data(
 
 def _end_of_fragments(encoded: EncodedBytes, at: int, order: Literal["little", "big"]) -> int:
     """Offset behind encapsulated pixel data (PS3.5 Section A.4)."""
-    while _tag(encoded, at, order) == _ITEM:
+    for _ in range(MAX_FRAGMENTS + 2):  # with the offset table, and what ends the sequence
+        if _tag(encoded, at, order) != _ITEM:
+            break
         at += 8 + _number(encoded, at + 4, 4, order)
     if _tag(encoded, at, order) != _SEQUENCE_END or _number(encoded, at + 4, 4, order) != 0:
         raise BrokenImageError(_CUT_SHORT_IN_PIXEL_DATA)
