@@ -79,6 +79,7 @@ TRANSFER_SYNTAXES = (
 # C-STORE response status codes: PS3.4 Table B.2-1 and PS3.7 Section 9.1.1.1.9
 SUCCESS = 0x0000
 DUPLICATE_INSTANCE = 0x0111
+COERCION = 0xB000  # a warning: what is held under the UID is not what came
 INVALID_INSTANCE = 0x0117
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900

@@ -56,7 +56,12 @@ class Listener:
         self._disk = Disk(settings)
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
-        self._intaker = Intaker(self._spool, self._disk, self._bookkeeper.note)
+        self._intaker = Intaker(
+            self._spool,
+            self._disk,
+            self._bookkeeper.note,
+            warns_of_other_content=settings.node.other_content == "warn",
+        )
         self._queries = QueryDesk(settings, Holdings(settings, self._catalogue))
         self._seats = Seats()
         self._paces = {

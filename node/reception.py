@@ -14,6 +14,7 @@ from node.catalogue import Received
 from node.disk import Disk
 from node.encoded_image import EncodedBytes
 from node.intake import (
+    COERCION,
     DUPLICATE_INSTANCE,
     MISMATCH,
     OUT_OF_RESOURCES,
@@ -22,7 +23,7 @@ from node.intake import (
     IntakeError,
     inspect,
 )
-from node.spool import InvalidUIDError, Partial, Spool, Stored, check_uid
+from node.spool import InstanceKey, InvalidUIDError, Partial, Spool, Stored, check_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
 
 log = structlog.get_logger()
@@ -39,6 +40,8 @@ class Intaker:
     spool: Spool
     disk: Disk
     note: Callable[[Received], None]
+    warns_of_other_content: bool = False
+    """Whether other content under a SOP Instance UID that is held is a warning, and no failure."""
 
     def begin(self, request: StoreRequest) -> "Reception":
         """Return what takes the data set of a request."""
@@ -85,9 +88,7 @@ class Reception:
             self.drop()
         self._intaker.disk.worked()
         if stored is Stored.CONFLICT:
-            return self._refusal(
-                DUPLICATE_INSTANCE, "another instance has this SOP Instance UID; kept aside"
-            )
+            return self._other_content(intake.key)
         if intake.is_own_result:
             log.info(
                 "result.returned",
@@ -145,6 +146,18 @@ class Reception:
         if request.study_uid not in ("", intake.key.study):
             raise IntakeError(MISMATCH, "the instance is of another study than the request")
         return intake
+
+    def _other_content(self, key: InstanceKey) -> StoreAnswer:
+        reason = "another instance has this SOP Instance UID; kept aside"
+        if not self._intaker.warns_of_other_content:
+            return self._refusal(DUPLICATE_INSTANCE, reason)
+        log.warning(
+            "instance.kept_aside",
+            instance=key.instance,
+            calling=self._request.calling_ae_title,
+            remedy="ask the sender which of the two is right; the first is used",
+        )
+        return StoreAnswer(COERCION, reason, key)
 
     def _refusal(self, status: int, reason: str) -> StoreAnswer:
         log.warning(

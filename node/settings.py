@@ -68,6 +68,7 @@ class NodeSettings(Section):
     max_associations: int = Field(default=100, ge=1, le=1000)
     acse_timeout_seconds: float = Field(default=30.0, ge=1, le=3600)
     idle_timeout_seconds: float = Field(default=60.0, ge=1, le=86400)
+    other_content: Literal["refuse", "warn"] = "refuse"
     upper_layer: Literal["waiting", "pynetdicom"] = "waiting"
     model_dirs: tuple[Path, ...] = ()
 

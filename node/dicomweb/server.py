@@ -66,7 +66,9 @@ def serving(settings: Settings, dicomweb: DicomwebSettings) -> Iterator[Starlett
     disk.begin()
     bookkeeper = Bookkeeper(catalogue, spool)
     bookkeeper.start()
-    store = StoreService(dicomweb, Intaker(spool, disk, bookkeeper.note))
+    warns = settings.node.other_content == "warn"
+    intaker = Intaker(spool, disk, bookkeeper.note, warns_of_other_content=warns)
+    store = StoreService(dicomweb, intaker)
     holdings = Holdings(settings, catalogue)
     try:
         with Codecs() as codecs:

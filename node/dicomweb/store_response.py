@@ -17,6 +17,7 @@ from node.spool import InstanceKey
 _RETRIEVE_URL = "00081190"
 _REFERENCED_SOP_CLASS_UID = "00081150"
 _REFERENCED_SOP_INSTANCE_UID = "00081155"
+_WARNING_REASON = "00081196"
 _FAILURE_REASON = "00081197"
 _FAILED_SOP_SEQUENCE = "00081198"
 _REFERENCED_SOP_SEQUENCE = "00081199"
@@ -40,7 +41,7 @@ def _status(outcomes: Sequence[Outcome]) -> int:
     found = {one.answer.status for one in outcomes}
     if found == {SUCCESS}:
         return 200
-    if SUCCESS in found:
+    if any(one.answer.key is not None for one in outcomes):
         return 202
     return 503 if found == {OUT_OF_RESOURCES} else 409
 
@@ -49,7 +50,7 @@ def _module(outcomes: Sequence[Outcome], base_url: str) -> Item:
     stored = [
         _referenced(one, base_url, one.answer.key) for one in outcomes if one.answer.key is not None
     ]
-    failed = [one for one in outcomes if one.answer.status != SUCCESS]
+    failed = [one for one in outcomes if one.answer.key is None]
     known = [_failed(one) for one in failed if one.sop_class_uid and one.instance_uid]
     others = [_reason(one) for one in failed if not (one.sop_class_uid and one.instance_uid)]
     studies = {one.answer.key.study for one in outcomes if one.answer.key is not None}
@@ -68,7 +69,10 @@ def _module(outcomes: Sequence[Outcome], base_url: str) -> Item:
 
 def _referenced(one: Outcome, base_url: str, key: InstanceKey) -> Item:
     url = f"{base_url}/studies/{key.study}/series/{key.series}/instances/{key.instance}"
-    return {**_identity(one), _RETRIEVE_URL: {"vr": "UR", "Value": [url]}}
+    item = {**_identity(one), _RETRIEVE_URL: {"vr": "UR", "Value": [url]}}
+    if one.answer.status != SUCCESS:
+        item[_WARNING_REASON] = {"vr": "US", "Value": [one.answer.status]}
+    return item
 
 
 def _failed(one: Outcome) -> Item:

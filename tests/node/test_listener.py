@@ -168,6 +168,26 @@ def test_the_same_instance_again_succeeds_and_another_under_its_uid_does_not(nod
     assert len(spooled(node)) == 1
 
 
+def test_other_content_may_be_a_warning_and_is_kept_aside_all_the_same(tmp_path, slices):
+    settings = load_settings(write_config(tmp_path, other_content="warn"))
+    listener = Listener(settings)
+    listener.start()
+    try:
+        association = associate(settings)
+        first, other = dcmread(slices[0]), dcmread(slices[1])
+        other.SOPInstanceUID = first.SOPInstanceUID
+        assert association.send_c_store(first).Status == 0
+        warned = association.send_c_store(other)
+        association.release()
+        assert warned.Status == 0xB000
+        assert "kept aside" in warned.ErrorComment
+        assert len(list(settings.spool_dir.glob(".aside/*/*/*.dcm"))) == 1
+        (kept,) = spooled(settings)
+        assert dcmread(kept).PixelData == first.PixelData
+    finally:
+        listener.stop()
+
+
 def test_a_disk_below_the_watermark_refuses_and_recovers(tmp_path, slices):
     settings = load_settings(write_config(tmp_path, min_free_gb=1e6))
     listener = Listener(settings)

@@ -131,6 +131,18 @@ def test_the_same_instance_again_is_acknowledged_and_another_under_its_uid_kept_
     assert len(list((node.spool_dir / ".aside" / study).rglob("*.dcm"))) == 1
 
 
+def test_other_content_may_be_a_warning(tmp_path, slices):
+    config = configure(tmp_path, other_content="warn")
+    with dicomweb_server(config) as settings, http_client(settings) as client:
+        assert send(client, slices[:1]).status_code == 200
+        slices[0].ImageComments = "not the same"
+        response = send(client, slices[:1])
+        assert response.status_code == 202
+        (warned,), failed, _ = answered(response)
+        assert not failed
+        assert warned.WarningReason == 0xB000
+
+
 def test_bad_instances_are_refused_and_good_ones_of_the_same_request_are_not(node, client, slices):
     good, hostile, cut, foreign, coded = slices
     hostile.StudyInstanceUID = "1.2.../../../../tmp/x"
