@@ -7,7 +7,7 @@ Runs and deliveries are written by the workflow; their content lies in the run's
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -25,9 +25,9 @@ from node.database import insert_into, open_database
 from node.descriptions import Description
 from node.spool import InstanceKey
 from node.tables import (
+    CommitmentRequest,
     DeliveredObject,
     Delivery,
-    DeliveryState,
     Instance,
     Milestone,
     Run,
@@ -244,88 +244,16 @@ class Catalogue:
             if state is not None:
                 session.execute(update(Run).where(Run.id == run_id).values(state=state))
 
-    # Deliveries
-
-    def open_deliveries(self, run_id: str, peers: Iterable[str], lease: timedelta) -> None:
-        """Put a run's objects on their way to `peers`; those under way already are left alone."""
-        now = datetime.now(UTC)
-        rows = [
-            {
-                "run_id": run_id,
-                "peer": peer,
-                "state": DeliveryState.WAITING,
-                "attempts": 0,
-                "opened_at": now,
-                "next_attempt_at": now + lease,
-                "error": "",
-                "remedy": "",
-                "note": "",
-            }
-            for peer in peers
-        ]
-        with self.session() as session:
-            session.execute(self._insert(Delivery, rows).on_conflict_do_nothing())
-
-    def claim_due_deliveries(self, now: datetime, lease: timedelta) -> list[Delivery]:
-        """Deliveries whose time has come, claimed so that no other process attempts them too.
-
-        A claim that is not followed by a result, because the process died, is due again later.
-        """
-        due = (Delivery.state == DeliveryState.WAITING) & (Delivery.next_attempt_at <= now)
-        with self.session() as session:
-            claimed = session.scalars(
-                update(Delivery).where(due).values(next_attempt_at=now + lease).returning(Delivery)
-            )
-            return list(claimed)
-
-    def taken_objects(self, delivery: Delivery) -> set[str]:
-        """SOP Instance UIDs of what the peer has taken in earlier attempts."""
-        with self.session() as session:
-            return set(
-                session.scalars(
-                    select(DeliveredObject.instance_uid).where(
-                        DeliveredObject.run_id == delivery.run_id,
-                        DeliveredObject.peer == delivery.peer,
-                    )
-                )
-            )
-
-    def record_attempt(
-        self, delivery: Delivery, objects: Sequence[DeliveredObject], **values: object
-    ) -> None:
-        """Record what came of an attempt: columns of the delivery, and the objects taken."""
-        with self.session() as session:
-            session.execute(
-                update(Delivery)
-                .where(Delivery.run_id == delivery.run_id, Delivery.peer == delivery.peer)
-                .values(attempts=Delivery.attempts + 1, **values)
-            )
-            for taken in objects:
-                session.merge(taken)
-
     def retry(self, study: str) -> list[Run]:
-        """Have the study looked at again, and what failed or was given up tried again.
+        """Have the study looked at again, and the runs that failed tried again.
 
         Returns the runs that failed, as they were. KeyError where there is no such study.
         """
-        now = datetime.now(UTC)
         with self.session() as session:
             found = session.get(Study, study)
             if found is None:
                 raise KeyError(f"no study {study}")
             found.considered_at, found.revision = None, ""
-            of_study = select(Run.id).where(Run.study_uid == study)
-            given_up = session.execute(
-                update(Delivery)
-                .where(Delivery.run_id.in_(of_study), Delivery.state == DeliveryState.GIVEN_UP)
-                .values(state=DeliveryState.WAITING, opened_at=now, next_attempt_at=now)
-                .returning(Delivery.run_id)
-            )
-            session.execute(
-                update(Run)
-                .where(Run.id.in_([run_id for (run_id,) in given_up]))
-                .values(state=RunState.DELIVERING)
-            )
             failed = list(
                 session.scalars(
                     select(Run)
@@ -358,7 +286,7 @@ class Catalogue:
         """Forget a study and its runs."""
         runs = select(Run.id).where(Run.study_uid == uid)
         with self.session() as session:
-            for table in (DeliveredObject, Delivery, Milestone):
+            for table in (CommitmentRequest, DeliveredObject, Delivery, Milestone):
                 session.execute(delete(table).where(table.run_id.in_(runs)))
             session.execute(delete(Run).where(Run.study_uid == uid))
             session.execute(delete(Instance).where(Instance.study_uid == uid))

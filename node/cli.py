@@ -1,4 +1,4 @@
-"""The command line: serve, check, send, status, retry, volume, validate, demo, models."""
+"""The command line: serve, check, send, status and demo; other commands are in `cli_*.py`."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy.exc import OperationalError
 
-from node import cli_models, cli_validate, cli_volume, store_scu
+from node import cli_deliveries, cli_models, cli_validate, cli_volume, store_scu
 from node.catalogue import Catalogue
 from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
 from node.database import SchemaError
@@ -21,7 +21,6 @@ from node.dicomweb.access import digest_of, new_token
 from node.dicomweb.settings import DicomwebClient, Permission
 from node.observe import configure_logging
 from node.preflight import Outcome, preflight
-from node.run_folder import RunFolder
 from node.settings import Peer, TLSSettings
 from node.status import as_table, study_rows
 from node.supervisor import die_with_parent, supervise
@@ -34,6 +33,8 @@ app = typer.Typer(
 app.add_typer(cli_models.app, name="models")
 app.command()(cli_volume.volume)
 app.command()(cli_validate.validate)
+app.command()(cli_deliveries.deliveries)
+app.command()(cli_deliveries.retry)
 
 
 class Role(StrEnum):
@@ -170,23 +171,6 @@ def status(
         sys.stdout.buffer.write(orjson.dumps([row.as_dict() for row in rows]) + b"\n")
         return
     console.print(as_table(rows))
-
-
-@app.command()
-def retry(
-    study: Annotated[str, typer.Argument(help="Study Instance UID, as 'overread status' shows it")],
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Have a study looked at again: failed runs, and deliveries that were given up."""
-    settings = settings_of(config)
-    try:
-        failed = Catalogue(settings.database_url).retry(study)
-    except KeyError as error:
-        fail(f"{error.args[0]}; see 'overread status'")
-    for run in failed:
-        if not any(delivery.objects for delivery in run.deliveries):
-            RunFolder(settings.runs_dir / run.id).clear()  # so that it is assessed anew
-    console.print("The node takes it up within seconds; see 'overread status'.")
 
 
 @app.command()

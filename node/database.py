@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -40,7 +40,9 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def insert_into(engine: Engine, table: type[Table], rows: Sequence[dict[str, Any]]) -> Any:
+def insert_into(
+    engine: Engine | Connection, table: type[Table], rows: Sequence[dict[str, Any]]
+) -> Any:
     """INSERT of rows, or of those it is executed with, that can be told what to do about others."""
     dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(table)

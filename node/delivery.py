@@ -1,31 +1,37 @@
-"""Results to peers: an attempt, and when the next one is; nothing is dropped in silence."""
+"""Results to peers: what an attempt does; nothing is dropped in silence."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import structlog
 from pydicom.uid import UID
 
+from node.commitment_requests import ask_to_commit
 from node.negotiation import agreed_syntaxes, proposed_contexts
+from node.outbox import Outbox, Trouble
 from node.result_choice import Choice, choose, in_words
 from node.run_folder import ResultFile
 from node.settings import Peer
 from node.steps import Workbench
-from node.store_scu import Answer, Instance, PeerError, associated, read_instance, store
-from node.tables import DeliveredObject, Delivery, DeliveryState, RunState
+from node.store_scu import (
+    Answer,
+    Instance,
+    PeerError,
+    UnreachableError,
+    associated,
+    read_instance,
+    store,
+)
+from node.tables import DeliveredObject, Delivery, RunState
 from sr_writer.encoding import EncodingError, encoded
 from sr_writer.header import UTF_8
 from sr_writer.results import class_name, with_fallbacks
 
 log = structlog.get_logger()
-
-LEASE = timedelta(minutes=10)
-"""How long an attempt may take before another process may try; longer than any attempt lasts."""
 
 NOT_SUPPORTED = 0x0122
 """SOP class not supported (PS3.7 Annex C.5.10): not accepted after all, so another form goes."""
@@ -42,65 +48,69 @@ class _Offer:
     refused: Sequence[Answer]
 
 
+def deliver_due(bench: Workbench, peer: str) -> None:
+    """Attempt what is due for a peer, the oldest first, until nothing is, or it is away."""
+    while not bench.stopping.is_set():
+        delivery = bench.outbox.claim_next(peer)
+        if delivery is None:
+            break
+        attempt(bench, delivery)
+        settle(bench.outbox, delivery.run_id)
+    for run_id in ask_to_commit(bench, peer):
+        settle(bench.outbox, run_id)
+
+
 def attempt(bench: Workbench, delivery: Delivery) -> None:
     """Offer a run's objects to one peer and record what came of it."""
     taken: list[DeliveredObject] = []
     try:
-        offer = _offer(bench, delivery, lambda answer: taken.append(_delivered(delivery, answer)))
+        peer = _configured(bench, delivery.peer)
+        offer = _offer(
+            bench, delivery, peer, lambda answer: taken.append(_delivered(delivery, answer))
+        )
+    except UnreachableError as error:
+        _wait_for_peer(bench.outbox, delivery, error)
+        return
     except PeerError as error:
-        _postpone(bench, delivery, (str(error), error.remedy), taken)
+        bench.outbox.is_back(delivery.peer)
+        _postpone(bench.outbox, delivery, Trouble(str(error), error.remedy), taken)
         return
+    bench.outbox.is_back(delivery.peer)
     note = "; ".join(f"{in_words(one.kind)}: {one.text}" for one in offer.choice.degraded)
-    trouble = _trouble(delivery, offer)
-    if trouble is not None:
-        _postpone(bench, delivery, trouble, taken, note=note)
+    missing = _trouble(delivery, offer)
+    if missing is not None:
+        _postpone(bench.outbox, delivery, missing, taken, note=note)
         return
-    bench.catalogue.record_attempt(
-        delivery, taken, state=DeliveryState.DELIVERED, error="", remedy="", note=note
-    )
+    commits = peer.commitment and bool(offer.choice.results)
+    bench.outbox.accept(delivery, taken, note=note, commits=commits)
     log.info(
         "results.delivered",
         run=delivery.run_id,
         peer=delivery.peer,
         objects=len(offer.choice.results),
+        warnings=[f"{one.kind} {one.status}" for one in taken if one.status != "0000"],
         degraded=note,
     )
 
 
-def settle(bench: Workbench, run_id: str) -> RunState:
+def settle(outbox: Outbox, run_id: str) -> RunState:
     """Bring the run's state in line with its deliveries."""
-    states = {delivery.state for delivery in bench.catalogue.run(run_id).deliveries}
-    if DeliveryState.WAITING in states:
-        bench.catalogue.update_run(run_id, state=RunState.DELIVERING)
+    state = outbox.settle(run_id)
+    if state is RunState.DELIVERING:
         log.info("run.waits", run=run_id)
-        return RunState.DELIVERING
-    if DeliveryState.GIVEN_UP in states:
-        state = RunState.UNDELIVERABLE
-        bench.catalogue.update_run(run_id, state=state)
     else:
-        state = RunState.DELIVERED
-        bench.catalogue.reach(run_id, "delivered", state)
-    log.info("run.over", run=run_id, state=state)
+        log.info("run.over", run=run_id, state=state)
     return state
 
 
-def redeliver_due(bench: Workbench) -> None:
-    """Attempt what waits and is due again."""
-    for delivery in bench.catalogue.claim_due_deliveries(datetime.now(UTC), LEASE):
-        attempt(bench, delivery)
-        settle(bench, delivery.run_id)
-
-
-def _offer(bench: Workbench, delivery: Delivery, taken: Callable[[Answer], None]) -> _Offer:
+def _offer(
+    bench: Workbench, delivery: Delivery, peer: Peer, taken: Callable[[Answer], None]
+) -> _Offer:
     """Send what the peer takes and does not have yet; `taken` is told of each as it is taken."""
-    try:
-        peer = bench.settings.peer(delivery.peer)
-    except KeyError as error:
-        raise PeerError(str(error.args[0]), "add the peer to the configuration again") from None
     folder = bench.folder(delivery.run_id)
     kinds = with_fallbacks(peer.objects)
     results = [one for one in folder.results() if one.kind in kinds]
-    has = bench.catalogue.taken_objects(delivery)
+    has = {one.instance_uid for one in bench.outbox.objects(delivery)}
     contexts = proposed_contexts((one.sop_class for one in results), deflated=peer.deflated)
     if not contexts:
         return _Offer(choose([], (), peer.objects, peer.languages), [])
@@ -151,7 +161,7 @@ def _as_agreed(path: Path, result: ResultFile, syntax: UID, peer: Peer) -> Itera
         yield replace(instance, path=Path(f"/proc/self/fd/{file.fileno()}"), transfer_syntax=syntax)
 
 
-def _trouble(delivery: Delivery, offer: _Offer) -> tuple[str, str] | None:
+def _trouble(delivery: Delivery, offer: _Offer) -> Trouble | None:
     """Reason and remedy where the peer did not get all that it should."""
     reasons, remedies = [], []
     if offer.refused:
@@ -165,43 +175,47 @@ def _trouble(delivery: Delivery, offer: _Offer) -> tuple[str, str] | None:
     if offer.choice.missing:
         kinds = ", ".join(f"'{one.kind}'" for one in offer.choice.missing)
         remedies.append(f"enable it at {delivery.peer}, or take {kinds} out of its 'objects'")
-    return ("; ".join(reasons), "; ".join(remedies)) if reasons else None
+    return Trouble("; ".join(reasons), "; ".join(remedies)) if reasons else None
+
+
+def _configured(bench: Workbench, name: str) -> Peer:
+    try:
+        return bench.settings.peer(name)
+    except KeyError as error:
+        raise PeerError(str(error.args[0]), "add the peer to the configuration again") from None
+
+
+def _wait_for_peer(outbox: Outbox, delivery: Delivery, error: UnreachableError) -> None:
+    """Let all that waits for the peer wait on, with what was given up after all this time."""
+    trouble = Trouble(str(error), error.remedy)
+    for run_id in outbox.is_away([delivery], trouble):
+        _report_failure(run_id, delivery.peer, trouble, None)
+        if run_id != delivery.run_id:
+            settle(outbox, run_id)
 
 
 def _postpone(
-    bench: Workbench,
+    outbox: Outbox,
     delivery: Delivery,
-    trouble: tuple[str, str],
+    trouble: Trouble,
     taken: Sequence[DeliveredObject],
     *,
     note: str = "",
 ) -> None:
-    reason, remedy = trouble
-    limits = bench.settings.delivery
-    now = datetime.now(UTC)
-    given_up = now - delivery.opened_at > timedelta(hours=limits.give_up_hours)
-    wait = min(
-        limits.first_retry_seconds * 2.0 ** min(delivery.attempts, 30),
-        limits.longest_retry_seconds,
-    )
-    wait *= random.uniform(0.8, 1.2)  # noqa: S311  # so that a peer that comes back is not stormed
-    bench.catalogue.record_attempt(
-        delivery,
-        taken,
-        state=DeliveryState.GIVEN_UP if given_up else DeliveryState.WAITING,
-        next_attempt_at=now + timedelta(seconds=wait),
-        error=reason,
-        remedy=remedy,
-        note=note,
-    )
-    log.warning(
+    retry_in = outbox.postpone(delivery, trouble, taken, note=note)
+    _report_failure(delivery.run_id, delivery.peer, trouble, retry_in)
+
+
+def _report_failure(run_id: str, peer: str, trouble: Trouble, retry_in: timedelta | None) -> None:
+    say = log.error if retry_in is None else log.warning
+    say(
         "results.not_delivered",
-        run=delivery.run_id,
-        peer=delivery.peer,
-        reason=reason,
-        remedy=remedy,
-        given_up=given_up,
-        retry_in_seconds=None if given_up else round(wait),
+        run=run_id,
+        peer=peer,
+        reason=trouble.reason,
+        remedy=trouble.remedy,
+        given_up=retry_in is None,
+        retry_in_seconds=None if retry_in is None else round(retry_in.total_seconds()),
     )
 
 
@@ -210,6 +224,7 @@ def _delivered(delivery: Delivery, answer: Answer) -> DeliveredObject:
         run_id=delivery.run_id,
         peer=delivery.peer,
         instance_uid=answer.instance.instance_uid,
+        sop_class_uid=str(answer.instance.sop_class),
         kind=class_name(answer.instance.sop_class),
         status=f"{answer.status:04X}",
     )

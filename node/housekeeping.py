@@ -1,4 +1,4 @@
-"""What a node does by the clock: re-delivery, retention, disk watermark, abandoned runs."""
+"""What a node does by the clock: retention, disk watermark, abandoned runs."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,6 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from node import workflow
-from node.delivery import redeliver_due
 from node.disk import Disk
 from node.steps import Workbench
 from node.tables import OVER, Run
@@ -20,7 +19,6 @@ def schedule(bench: Workbench) -> BackgroundScheduler:
     scheduler = BackgroundScheduler(
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60}
     )
-    scheduler.add_job(redeliver_due, "interval", seconds=2, args=[bench])
     scheduler.add_job(workflow.look_after_open_runs, "interval", seconds=5)
     scheduler.add_job(warn_of_full_disk, "interval", seconds=60, args=[bench])
     scheduler.add_job(remove_expired, "interval", hours=1, args=[bench, workflow.forget])

@@ -26,6 +26,7 @@ from node.admission import Seats, may_query, peer_of, refusal
 from node.association_listener import listen
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
+from node.commitment_requests import ReportDesk
 from node.disk import Disk, trouble_of
 from node.holdings import Holdings
 from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES
@@ -70,6 +71,7 @@ class Listener:
             if peer.max_mb_per_second
         }
         self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
+        self._reports = ReportDesk(settings, self._catalogue)
 
     def start(self) -> None:
         """Listen; returns at once. Raises OSError if the port is taken."""
@@ -172,6 +174,7 @@ class Listener:
             (evt.EVT_C_STORE, self.store),
             (evt.EVT_C_ECHO, lambda _event: SUCCESS),
             (evt.EVT_N_ACTION, self._commitment.accept),
+            (evt.EVT_N_EVENT_REPORT, lambda event: self._reports.take(event, _calling(event))),
             *self._queries.handlers(),
             (evt.EVT_REJECTED, _log_rejected),
             (evt.EVT_ABORTED, _log_aborted),
@@ -234,7 +237,8 @@ def _application_entity(settings: Settings) -> AE:
     entity.maximum_associations = 3 * node.max_associations  # connections; see `_has_enough`
     entity.require_called_aet = True
     entity.add_supported_context(Verification)
-    entity.add_supported_context(StorageCommitmentPushModel)
+    # Who asks us is SCU, who reports what we asked for is SCP.
+    entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     for storage_class in STORAGE_CLASSES:
         entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
     return entity

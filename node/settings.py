@@ -157,6 +157,7 @@ class Peer(Section):
     )
     charset: Literal["utf-8", "gb18030"] = "utf-8"
     deflated: bool = Field(default=True, description="whether masks go deflated where it can be")
+    commitment: bool = Field(default=False, description="whether it is asked to commit results")
 
     @field_validator("max_mb_per_second")
     @classmethod
@@ -204,6 +205,7 @@ class Delivery(Section):
     first_retry_seconds: float = Field(default=15.0, gt=0)
     longest_retry_seconds: float = Field(default=900.0, gt=0)
     give_up_hours: float = Field(default=72.0, gt=0)
+    commitment_hours: float = Field(default=12.0, gt=0, description="that a report may take")
 
 
 class Settings(BaseSettings):

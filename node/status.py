@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from node.tables import Delivery, DeliveryState, Run, RunState, Study
+from node.tables import UNSETTLED, Delivery, Run, RunState, Study
 
 MILESTONES = (
     "first received",
@@ -19,6 +19,7 @@ MILESTONES = (
     "written",
     "checked",
     "delivered",
+    "committed",
 )
 RECEIVING = "receiving"
 NO_ROUTE = "no route"
@@ -33,6 +34,13 @@ _WORST_FIRST = (
     RunState.DELIVERING,
     RunState.DELIVERED,
 )
+_MEANINGS = {  # PS3.4 Table B.2-1, PS3.7 Annex C
+    "0000": "success",
+    "0111": "it had this object already",
+    "B000": "taken with a warning: it changed elements (coercion)",
+    "B006": "taken with a warning: it left elements out",
+    "B007": "taken with a warning: the data set does not match its SOP class",
+}
 _STYLES = {
     RunState.FAILED: "bold red",
     RunState.UNDELIVERABLE: "bold red",
@@ -52,11 +60,13 @@ class MilestoneRow:
 
 @dataclass(frozen=True)
 class ObjectRow:
-    """One object that a peer took, and the C-STORE status it answered."""
+    """One object that a peer took, the C-STORE status it answered, and whether it confirmed."""
 
     kind: str
     instance_uid: str
     status: str
+    meaning: str
+    is_committed: bool
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class DeliveryRow:
     peer: str
     state: str
     attempts: int
+    queued_at: datetime
+    attempted_at: datetime | None
+    accepted_at: datetime | None
+    committed_at: datetime | None
     next_attempt_at: datetime | None
     error: str
     remedy: str
@@ -232,16 +246,27 @@ def _run_row(run: Run, *, superseded: bool) -> RunRow:
 
 
 def _delivery_row(delivery: Delivery) -> DeliveryRow:
-    waiting = delivery.state is DeliveryState.WAITING
+    waiting = delivery.state in UNSETTLED
     return DeliveryRow(
         peer=delivery.peer,
         state=delivery.state.value,
         attempts=delivery.attempts,
+        queued_at=delivery.opened_at,
+        attempted_at=delivery.attempted_at,
+        accepted_at=delivery.accepted_at,
+        committed_at=delivery.committed_at,
         next_attempt_at=delivery.next_attempt_at if waiting else None,
         error=delivery.error,
         remedy=delivery.remedy,
         note=delivery.note,
         objects=tuple(
-            ObjectRow(one.kind, one.instance_uid, one.status) for one in delivery.objects
+            ObjectRow(
+                one.kind, one.instance_uid, one.status, _meaning(one.status), one.is_committed
+            )
+            for one in delivery.objects
         ),
     )
+
+
+def _meaning(status: str) -> str:
+    return _MEANINGS.get(status, "taken with a warning")

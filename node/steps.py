@@ -28,8 +28,10 @@ from inference.volume import Volume
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue, Received
 from node.clinical_context import clinical_context
+from node.commitment_ledger import CommitmentLedger
 from node.completeness import routed_series
 from node.descriptions import describe
+from node.outbox import Outbox
 from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import RunFolder
 from node.settings import Route, Settings
@@ -82,6 +84,16 @@ class Workbench:
     def spool(self) -> Spool:
         """The received instances."""
         return Spool(self.settings.spool_dir)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What waits for which peer."""
+        return Outbox(self.catalogue, self.settings.delivery)
+
+    @cached_property
+    def ledger(self) -> CommitmentLedger:
+        """What was asked to be committed."""
+        return CommitmentLedger(self.catalogue, self.settings.delivery)
 
     def folder(self, run_id: str) -> RunFolder:
         """Where the run keeps what it makes."""

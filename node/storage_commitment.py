@@ -220,9 +220,9 @@ def _report_of(request: Request, missing: dict[str, int]) -> Dataset:
     report.TransactionUID = request.transaction_uid
     held = [each for each in request.references if each[1] not in missing]
     if held:
-        report.ReferencedSOPSequence = _items(held)
+        report.ReferencedSOPSequence = references(held)
     if missing:
-        report.FailedSOPSequence = _items(
+        report.FailedSOPSequence = references(
             [each for each in request.references if each[1] in missing]
         )
         for item in report.FailedSOPSequence:
@@ -230,9 +230,10 @@ def _report_of(request: Request, missing: dict[str, int]) -> Dataset:
     return report
 
 
-def _items(references: Sequence[tuple[str, str]]) -> list[Dataset]:
+def references(instances: Sequence[tuple[str, str]]) -> list[Dataset]:
+    """Return items of (SOP Class UID, SOP Instance UID), as requests and reports have them."""
     items = []
-    for sop_class, instance in references:
+    for sop_class, instance in instances:
         item = Dataset()
         item.ReferencedSOPClassUID = sop_class
         item.ReferencedSOPInstanceUID = instance

@@ -37,6 +37,10 @@ class PeerError(Exception):
         self.remedy = remedy
 
 
+class UnreachableError(PeerError):
+    """There is no association with the peer, whatever was to be sent."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """A Part 10 file, and what is in it.
@@ -120,9 +124,13 @@ def associated(
     *,
     tls: TLSSettings | None,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[evt.EventHandlerType] = (),
 ) -> Iterator[Association]:
-    """Have an association; PeerError says why there is none and what to do."""
-    association = _associate(peer, calling_ae_title, contexts, tls, roles)
+    """Have an association; PeerError says why there is none and what to do.
+
+    It is an UnreachableError where the peer would take nothing else either.
+    """
+    association = _associate(peer, calling_ae_title, contexts, tls, roles=roles, handlers=handlers)
     try:
         yield association
     finally:
@@ -135,7 +143,9 @@ def _associate(
     calling_ae_title: str,
     contexts: list[PresentationContext],
     tls: TLSSettings | None,
+    *,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
+    handlers: Sequence[evt.EventHandlerType],
 ) -> Association:
     entity = AE(ae_title=calling_ae_title)
     entity.maximum_pdu_size = 131072
@@ -149,20 +159,22 @@ def _associate(
         ae_title=peer.ae_title,
         ext_neg=list(roles),
         tls_args=_security(peer, tls),
-        evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
     )
     if association.is_established:
         hold_reactor_safely(association)
         return association
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
     if association.is_rejected:
-        raise PeerError(
+        raise UnreachableError(
             f"{where} rejected the association",
             f"let it know AE title {calling_ae_title}, and check that its own is {peer.ae_title}",
         )
     if association.acceptor.primitive is not None:
         raise PeerError(f"{where} accepts nothing of what is to be sent", "enable it at the peer")
-    raise PeerError(f"{where} does not answer", "check host, port, firewall and that it is running")
+    raise UnreachableError(
+        f"{where} does not answer", "check host, port, firewall and that it is running"
+    )
 
 
 def _security(peer: Peer, tls: TLSSettings | None) -> tuple[ssl.SSLContext, str] | None:
@@ -172,7 +184,7 @@ def _security(peer: Peer, tls: TLSSettings | None) -> tuple[ssl.SSLContext, str]
     try:
         return client_context(tls), peer.tls_name or peer.host
     except CertificateError as error:
-        raise PeerError(str(error), "mend the file that [tls] names") from None
+        raise UnreachableError(str(error), "mend the file that [tls] names") from None
 
 
 def _send_at_once(event: evt.Event) -> None:

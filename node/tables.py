@@ -124,7 +124,7 @@ class RunState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
-    DELIVERING = "delivering"  # objects are written and checked, a peer has not taken them yet
+    DELIVERING = "delivering"  # written and checked; a peer has not taken, or not committed, them
     DELIVERED = "delivered"
     UNDELIVERABLE = "undeliverable"  # given up on a peer; see its delivery
     FAILED = "failed"
@@ -156,7 +156,7 @@ class Run(Table):
 
 
 class Milestone(Table):
-    """When a run got where: received, complete, assembled, assessed, written, ..., delivered."""
+    """When a run got where: received, complete, assembled, ..., delivered, committed."""
 
     __tablename__ = "milestones"
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
@@ -168,8 +168,13 @@ class DeliveryState(StrEnum):
     """Where the objects of a run stand with one peer."""
 
     WAITING = "waiting"
-    DELIVERED = "delivered"
+    COMMITTING = "committing"  # taken; the peer has not confirmed yet that it keeps them
+    DELIVERED = "delivered"  # taken, by a peer that is not asked to commit
+    COMMITTED = "committed"
     GIVEN_UP = "given up"
+
+
+UNSETTLED = (DeliveryState.WAITING, DeliveryState.COMMITTING)
 
 
 class Delivery(Table):
@@ -183,12 +188,17 @@ class Delivery(Table):
     )
     attempts: Mapped[int] = mapped_column(default=0)
     opened_at: Mapped[datetime]
+    tried_since: Mapped[datetime]  # from when on the time is counted after which it is given up
     next_attempt_at: Mapped[datetime]
+    attempted_at: Mapped[datetime | None]
+    accepted_at: Mapped[datetime | None]  # when the peer had taken all
+    committed_at: Mapped[datetime | None]
+    commitment_requests: Mapped[int] = mapped_column(default=0)  # that the peer took
     error: Mapped[str] = mapped_column(default="")
     remedy: Mapped[str] = mapped_column(default="")
     note: Mapped[str] = mapped_column(default="")  # what it gets in a lesser form, or in its place
     objects: Mapped[list["DeliveredObject"]] = relationship(order_by="DeliveredObject.kind")
-    __table_args__ = (Index("due_deliveries", "state", "next_attempt_at"),)
+    __table_args__ = (Index("due_deliveries", "peer", "state", "next_attempt_at"),)
 
 
 class DeliveredObject(Table):
@@ -198,8 +208,37 @@ class DeliveredObject(Table):
     run_id: Mapped[str] = mapped_column(primary_key=True)
     peer: Mapped[str] = mapped_column(primary_key=True)
     instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    sop_class_uid: Mapped[str]
     kind: Mapped[str]
     status: Mapped[str]
+    is_committed: Mapped[bool] = mapped_column(default=False)
     __table_args__ = (
         ForeignKeyConstraint(["run_id", "peer"], ["deliveries.run_id", "deliveries.peer"]),
     )
+
+
+class CommitmentRequest(Table):
+    """A transaction by which a peer was asked to commit a delivery's objects (PS3.4 Annex J)."""
+
+    __tablename__ = "commitment_requests"
+    transaction_uid: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str]
+    peer: Mapped[str]
+    asked_at: Mapped[datetime]
+    reported_at: Mapped[datetime | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["run_id", "peer"], ["deliveries.run_id", "deliveries.peer"]),
+        Index("requests_of_delivery", "run_id", "peer"),
+    )
+
+
+class Outage(Table):
+    """A peer that could not be reached: tried once a round, however much waits for it."""
+
+    __tablename__ = "outages"
+    peer: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime]
+    attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime]
+    error: Mapped[str]
+    remedy: Mapped[str]

@@ -1,4 +1,4 @@
-"""The worker role: opens runs for complete studies and takes them through the workflow."""
+"""The worker role: opens runs for complete studies, takes them through the workflow, delivers."""
 
 import signal
 import threading
@@ -9,6 +9,7 @@ import structlog
 from node import housekeeping, workflow
 from node.catalogue import Catalogue
 from node.completeness import Completeness
+from node.lanes import Lanes
 from node.settings import Settings
 from node.steps import Workbench
 
@@ -26,11 +27,14 @@ def run_worker(settings: Settings) -> None:
     completeness = Completeness(settings, bench.spool, bench.catalogue, datetime.now(UTC))
     workflow.launch(bench)
     scheduler = housekeeping.schedule(bench)
+    lanes = Lanes(bench)
     log.info("worker.started", quiet_seconds=settings.node.quiet_seconds)
     while not stop.wait(_LOOK_INTERVAL):
         completeness.open_runs(workflow.enqueue)
+        lanes.look()
     bench.stopping.set()
     scheduler.shutdown(wait=False)
+    lanes.close()
     workflow.stop()
     bench.resident.close()
     bench.catalogue.close()

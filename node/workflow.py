@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node import delivery, steps
 from node.settings import Settings
 from node.steps import RETRY, RunFailedError, Workbench
-from node.tables import DeliveryState, Run, RunState
+from node.tables import Run, RunState
 
 log = structlog.get_logger()
 
@@ -137,17 +137,15 @@ def check(run_id: str, series: str) -> None:
     """Hold back what must not leave."""
     run = _bench.catalogue.run(run_id)
     steps.check(_bench, run, series)
-    _bench.catalogue.open_deliveries(run_id, _bench.route(run).results_to, delivery.LEASE)
+    _bench.outbox.open(run_id, _bench.route(run).results_to)
     _bench.catalogue.reach(run_id, "checked", RunState.DELIVERING)
 
 
 @_step
 def deliver(run_id: str) -> None:
-    """Offer the objects to each destination once; what is not taken waits for housekeeping."""
-    for one in _bench.catalogue.run(run_id).deliveries:
-        if one.state is DeliveryState.WAITING:
-            delivery.attempt(_bench, one)
-    delivery.settle(_bench, run_id)
+    """Let the objects go: the lanes send them, so that no peer holds up the next study."""
+    _bench.outbox.release(run_id)
+    delivery.settle(_bench.outbox, run_id)
 
 
 @_step

@@ -1,5 +1,6 @@
 """Whether the node is well, and what an operator should do where it is not."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -7,12 +8,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
 from node.disk import Disk
+from node.replay import outages, unsettled
 from node.settings import Settings
 from node.spool import Spool
-from node.tables import Run
+from node.tables import UNSETTLED, Delivery, DeliveryState, Outage, Run
 
 RECENT = timedelta(hours=24)
 """How long a run that ended badly keeps the banner red, unless its study is sent again."""
+SHORT_ABSENCE = timedelta(minutes=15)
+"""How long a peer may be away before anyone needs to know."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class Health:
     min_free_gb: float
     instances_kept_aside: int
     troubled_runs: int
+    peers_away: tuple[str, ...]
+    deliveries_waiting: int
+    deliveries_given_up: int
     alarms: tuple[Alarm, ...]
 
 
@@ -71,8 +78,12 @@ def health_of(settings: Settings, catalogue: Catalogue) -> Health:
         )
     reachable = True
     troubled: list[Run] = []
+    away: list[Outage] = []
+    deliveries: list[Delivery] = []
     try:
         troubled = catalogue.troubled_runs()
+        away = outages(catalogue)
+        deliveries = [delivery for delivery, _study in unsettled(catalogue)]
     except SQLAlchemyError:
         reachable = False
         alarms.append(Alarm("The database of the node does not answer.", "Run 'overread check'."))
@@ -86,14 +97,31 @@ def health_of(settings: Settings, catalogue: Catalogue) -> Health:
                 tuple(sorted({run.study_uid for run in recent})),
             )
         )
+    alarms += _absences(away, deliveries)
+    given_up = sum(one.state is DeliveryState.GIVEN_UP for one in deliveries)
     return Health(
         database_reachable=reachable,
         free_gb=free_gb,
         min_free_gb=node.min_free_gb,
         instances_kept_aside=Spool(settings.spool_dir).aside(),
         troubled_runs=len(troubled),
+        peers_away=tuple(one.peer for one in away),
+        deliveries_waiting=len(deliveries) - given_up,
+        deliveries_given_up=given_up,
         alarms=tuple(alarms),
     )
+
+
+def _absences(away: Sequence[Outage], deliveries: Sequence[Delivery]) -> Iterator[Alarm]:
+    for one in away:
+        if datetime.now(UTC) - one.since > SHORT_ABSENCE:
+            waiting = sum(
+                delivery.peer == one.peer and delivery.state in UNSETTLED for delivery in deliveries
+            )
+            what = "1 delivery waits" if waiting == 1 else f"{waiting} deliveries wait"
+            since = f"{one.since.astimezone():%Y-%m-%d %H:%M}"
+            text = f"{one.error}, since {since}; {what} for it."
+            yield Alarm(text, f"{one.remedy[0].upper()}{one.remedy[1:]}.")
 
 
 def _ended(run: Run) -> datetime:

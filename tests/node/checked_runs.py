@@ -1,6 +1,6 @@
 """A run whose objects are written and checked, and have one peer to go to."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from node import delivery
 from node.catalogue import Catalogue, Received
@@ -39,12 +39,13 @@ def checked_run(folder, pacs_port, *lines, results):
     run_folder = bench.folder(RUN)
     run_folder.path.mkdir(parents=True)
     run_folder.save_results(results)
-    bench.catalogue.open_deliveries(RUN, ["pacs"], timedelta(0))
+    bench.outbox.open(RUN, ["pacs"])
+    bench.outbox.release(RUN)
     return bench
 
 
 def deliver(bench):
     """One attempt; returns the delivery after it."""
     delivery.attempt(bench, bench.catalogue.run(RUN).deliveries[0])
-    delivery.settle(bench, RUN)
+    delivery.settle(bench.outbox, RUN)
     return bench.catalogue.run(RUN).deliveries[0]

@@ -8,7 +8,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from node.catalogue import Catalogue, Received
 from node.descriptions import describe
+from node.outbox import Outbox
 from node.run_folder import RunFolder
+from node.settings import Delivery as Limits
 from node.settings import Settings
 from node.spool import InstanceKey
 from node.status import MILESTONES
@@ -77,16 +79,24 @@ def open_run(
 
 def deliver(catalogue: Catalogue, run_id: str, state: DeliveryState, **columns):
     """An attempt to deliver; a peer that took the objects answered 0000."""
-    catalogue.open_deliveries(run_id, ["pacs"], timedelta(0))
+    outbox = Outbox(catalogue, Limits())
+    outbox.open(run_id, ["pacs"])
     delivery = catalogue.run(run_id).deliveries[0]
     kinds = {"Comprehensive 3D SR Storage": "1.9.2", "Segmentation Storage": "1.9.1"}
     taken = [
-        DeliveredObject(run_id=run_id, peer="pacs", instance_uid=uid, kind=kind, status="0000")
+        DeliveredObject(
+            run_id=run_id,
+            peer="pacs",
+            instance_uid=uid,
+            sop_class_uid="",
+            kind=kind,
+            status="0000",
+        )
         for kind, uid in kinds.items()
     ]
     objects = taken if state is DeliveryState.DELIVERED else []
     said = {"error": "", "remedy": ""} | columns
-    catalogue.record_attempt(delivery, objects, state=state, **said)
+    outbox.record(delivery, objects, state=state, **said)
 
 
 def fill_run_folder(settings: Settings, run_id: str, assess=present):

@@ -7,8 +7,9 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, evt
 
-from node import delivery
+from node import delivery, outbox
 from node.catalogue import Catalogue
+from node.outbox import Outbox
 from node.store_scu import PeerError, echo
 from node.tables import DeliveryState, RunState
 from sr_writer.results import Kind, Result
@@ -50,7 +51,7 @@ def the_delivery(bench):
 
 def deliver(bench):
     delivery.attempt(bench, the_delivery(bench))
-    return delivery.settle(bench, RUN), the_delivery(bench)
+    return delivery.settle(bench.outbox, RUN), the_delivery(bench)
 
 
 def test_what_a_peer_takes_is_delivered_and_recorded(bench, pacs):
@@ -94,19 +95,21 @@ def test_a_peer_that_is_down_is_named_with_what_to_do(bench):
 
 def test_after_the_configured_time_it_is_given_up_loudly(bench):
     old = datetime.now(UTC) - timedelta(hours=bench.settings.delivery.give_up_hours + 1)
-    bench.catalogue.record_attempt(the_delivery(bench), [], opened_at=old)
+    bench.outbox.record(the_delivery(bench), [], tried_since=old)
     state, sent = deliver(bench)
     assert state is RunState.UNDELIVERABLE
     assert sent.state is DeliveryState.GIVEN_UP
     assert sent.error
 
 
-def test_two_processes_do_not_claim_one_delivery(bench):
+def test_two_processes_do_not_claim_one_delivery(bench, monkeypatch):
     other = Catalogue(bench.settings.database_url)
-    now = datetime.now(UTC)
-    assert len(bench.catalogue.claim_due_deliveries(now, delivery.LEASE)) == 1
-    assert other.claim_due_deliveries(now, delivery.LEASE) == []
-    assert len(other.claim_due_deliveries(now + 2 * delivery.LEASE, delivery.LEASE)) == 1
+    others = Outbox(other, bench.settings.delivery)
+    assert bench.outbox.claim_next("pacs") is not None
+    assert others.claim_next("pacs") is None
+    monkeypatch.setattr(outbox, "LEASE", timedelta(0))  # a process that died is waited for so long
+    bench.outbox.record(the_delivery(bench), [], next_attempt_at=datetime.now(UTC))
+    assert others.claim_next("pacs") is not None
     other.close()
 
 

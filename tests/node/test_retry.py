@@ -1,13 +1,12 @@
 """`overread retry`: what failed is taken up again, by the same run under another workflow."""
 
-from datetime import UTC, datetime, timedelta
-
 import numpy as np
 from typer.testing import CliRunner
 
 from node.cli import app
+from node.outbox import Outbox, Trouble
 from node.run_folder import RunFolder
-from node.tables import DeliveryState, RunState
+from node.tables import RunState
 from tests.node.configuration import write_config
 from tests.node.test_completeness import LONG_AGO, Intake
 from tests.slices import grid_affine, write_slices
@@ -41,14 +40,15 @@ def test_a_failed_run_is_queued_again_under_its_own_id(tmp_path):
 
 def test_a_delivery_that_was_given_up_waits_again(tmp_path):
     intake, study, run = failed_run(tmp_path)
-    intake.catalogue.open_deliveries(run, ["pacs"], timedelta(0))
+    outbox = Outbox(intake.catalogue, intake.settings.delivery)
+    outbox.open(run, ["pacs"])
     (delivery,) = intake.catalogue.run(run).deliveries
-    intake.catalogue.record_attempt(delivery, [], state=DeliveryState.GIVEN_UP)
+    outbox.give_up(delivery, Trouble("no answer", "start the peer"))
     intake.catalogue.update_run(run, state=RunState.UNDELIVERABLE)
     assert retry(tmp_path, study).exit_code == 0
     again = intake.catalogue.run(run)
     assert again.state is RunState.DELIVERING
-    assert len(intake.catalogue.claim_due_deliveries(datetime.now(UTC), timedelta(1))) == 1
+    assert outbox.claim_next("pacs") is not None
 
 
 def test_a_study_that_is_not_there_is_an_error(tmp_path):

@@ -112,10 +112,10 @@ def test_a_delivery_that_is_over_has_no_next_attempt(catalogue, state):
 
 def test_the_timeline_is_in_the_order_of_the_way_with_ms_between(catalogue):
     receive(catalogue, STUDY)
-    open_run(catalogue, STUDY, RUN, RunState.DELIVERED, until="delivered")
+    open_run(catalogue, STUDY, RUN, RunState.DELIVERED, until="committed")
     steps = timeline(catalogue.run(RUN))
     assert tuple(name for name, _, _ in steps) == MILESTONES
-    assert [round(ms) for _, _, ms in steps] == [0, 2000, 30000, 250, 750, 1250, 1750, 2250]
+    assert [round(ms) for _, _, ms in steps] == [0, 2000, 30000, 250, 750, 1250, 1750, 2250, 2750]
 
 
 def test_a_run_on_its_way_has_the_milestones_it_reached(catalogue):
