@@ -56,7 +56,7 @@ class Node:
         self._template = None
         key = InstanceKey(STUDY, "1.2.3", "1.2.3.4")
         now = datetime.now(UTC)
-        received = Received(key, "1.2.840", "PACS", now, "", "CT", "", "1")
+        received = Received(key, "1.2.840", "1.2.840.10008.1.2.1", "PACS", now)
         self.bench.catalogue.add_received([received])
         self._runs = 0
 
