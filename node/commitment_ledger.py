@@ -58,6 +58,7 @@ class CommitmentLedger:
                 .where(*of(Delivery, delivery))
                 .values(
                     commitment_requests=Delivery.commitment_requests + 1,
+                    is_claimed=False,
                     next_attempt_at=now + timedelta(hours=self._limits.commitment_hours),
                 )
             )

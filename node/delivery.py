@@ -103,6 +103,12 @@ def settle(outbox: Outbox, run_id: str) -> RunState:
     return state
 
 
+def settle_forgotten(bench: Workbench) -> None:
+    """Settle what a process that died in between has not."""
+    for run_id in bench.outbox.unsettled_runs():
+        settle(bench.outbox, run_id)
+
+
 def _offer(
     bench: Workbench, delivery: Delivery, peer: Peer, taken: Callable[[Answer], None]
 ) -> _Offer:

@@ -7,6 +7,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from node import workflow
+from node.delivery import settle_forgotten
 from node.disk import Disk
 from node.steps import Workbench
 from node.tables import OVER, Run
@@ -19,6 +20,7 @@ def schedule(bench: Workbench) -> BackgroundScheduler:
     scheduler = BackgroundScheduler(
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60}
     )
+    scheduler.add_job(settle_forgotten, "interval", seconds=5, args=[bench])
     scheduler.add_job(workflow.look_after_open_runs, "interval", seconds=5)
     scheduler.add_job(warn_of_full_disk, "interval", seconds=60, args=[bench])
     scheduler.add_job(remove_expired, "interval", hours=1, args=[bench, workflow.forget])

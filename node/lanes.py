@@ -15,6 +15,7 @@ class Lanes:
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
+        bench.outbox.resume()
         # One more, for deliveries to peers that the configuration no longer has.
         lanes = len(bench.settings.peers) + 1
         self._threads = ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane")

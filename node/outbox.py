@@ -66,6 +66,7 @@ class Outbox:
                 "opened_at": now,
                 "tried_since": now,
                 "next_attempt_at": now + LEASE,
+                "is_claimed": False,
                 "commitment_requests": 0,
                 "error": "",
                 "remedy": "",
@@ -87,6 +88,15 @@ class Outbox:
                 .values(next_attempt_at=datetime.now(UTC))
             )
 
+    def resume(self) -> None:
+        """Make due what the worker before this one had claimed when it ended."""
+        with self._session() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.is_claimed)
+                .values(next_attempt_at=datetime.now(UTC), is_claimed=False)
+            )
+
     def peers_due(self) -> list[str]:
         """Names of peers for which something is due, and that are not away."""
         with self._session() as session:
@@ -96,7 +106,8 @@ class Outbox:
     def claim_next(self, peer: str) -> Delivery | None:
         """The oldest of what waits for a peer and is due, so that no other process takes it too.
 
-        A claim that is not followed by a result, because the process died, is due again later.
+        A claim that is not followed by a result, because the process died, is due again when the
+        next worker starts, at the latest when its lease is over.
         """
         claimed = self._claim(peer, DeliveryState.WAITING, 1)
         return claimed[0] if claimed else None
@@ -118,7 +129,7 @@ class Outbox:
             claimed = session.scalars(
                 update(Delivery)
                 .where(*due, Delivery.run_id.in_(runs))
-                .values(next_attempt_at=now + LEASE, attempted_at=now)
+                .values(next_attempt_at=now + LEASE, is_claimed=True, attempted_at=now)
                 .returning(Delivery)
             )
             return sorted(claimed, key=lambda one: (one.opened_at, one.run_id))
@@ -139,7 +150,7 @@ class Outbox:
             session.execute(
                 update(Delivery)
                 .where(*of(Delivery, delivery))
-                .values(attempts=Delivery.attempts + 1, **values)
+                .values(attempts=Delivery.attempts + 1, is_claimed=False, **values)
             )
             for taken in objects:
                 session.merge(taken)
@@ -218,6 +229,7 @@ class Outbox:
                 .values(
                     next_attempt_at=until,
                     attempts=Delivery.attempts + case((was_tried, 1), else_=0),
+                    is_claimed=False,
                     **said,
                 )
                 .returning(Delivery.run_id)
@@ -242,6 +254,13 @@ class Outbox:
                 return
             session.execute(delete(Outage).where(Outage.peer == peer))
         log.info("peer.back", peer=peer)
+
+    def unsettled_runs(self) -> list[str]:
+        """Runs whose deliveries are over, and that were not told, because a process died."""
+        under_way = exists().where(Delivery.run_id == Run.id, Delivery.state.in_(UNSETTLED))
+        with self._session() as session:
+            over = (Run.state == RunState.DELIVERING, ~under_way)
+            return list(session.scalars(select(Run.id).where(*over)))
 
     def settle(self, run_id: str) -> RunState:
         """Bring the run's state in line with its deliveries, and return it."""

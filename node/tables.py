@@ -190,6 +190,7 @@ class Delivery(Table):
     opened_at: Mapped[datetime]
     tried_since: Mapped[datetime]  # from when on the time is counted after which it is given up
     next_attempt_at: Mapped[datetime]
+    is_claimed: Mapped[bool] = mapped_column(default=False)  # an attempt is under way
     attempted_at: Mapped[datetime | None]
     accepted_at: Mapped[datetime | None]  # when the peer had taken all
     committed_at: Mapped[datetime | None]

@@ -7,7 +7,7 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, evt
 
-from node import delivery, outbox
+from node import delivery
 from node.catalogue import Catalogue
 from node.outbox import Outbox
 from node.store_scu import PeerError, echo
@@ -102,14 +102,16 @@ def test_after_the_configured_time_it_is_given_up_loudly(bench):
     assert sent.error
 
 
-def test_two_processes_do_not_claim_one_delivery(bench, monkeypatch):
+def test_two_processes_do_not_claim_one_delivery(bench):
     other = Catalogue(bench.settings.database_url)
     others = Outbox(other, bench.settings.delivery)
     assert bench.outbox.claim_next("pacs") is not None
     assert others.claim_next("pacs") is None
-    monkeypatch.setattr(outbox, "LEASE", timedelta(0))  # a process that died is waited for so long
     bench.outbox.record(the_delivery(bench), [], next_attempt_at=datetime.now(UTC))
     assert others.claim_next("pacs") is not None
+    assert bench.outbox.claim_next("pacs") is None
+    bench.outbox.resume()  # that process is gone, and this is the worker that follows it
+    assert bench.outbox.claim_next("pacs") is not None
     other.close()
 
 
