@@ -37,31 +37,40 @@ needs_ohif = pytest.mark.skipif(
     " (tests/install_peers.sh)",
 )
 
-CONFIGURATION = {
-    "routerBasename": None,
-    "extensions": [],
-    "modes": [],
-    "showStudyList": True,
-    "investigationalUseDialog": {"option": "never"},
-    "defaultDataSourceName": "pacs",
-    "dataSources": [
-        {
-            "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
-            "sourceName": "pacs",
-            "configuration": {
-                "friendlyName": "PACS",
-                "qidoRoot": "/dicom-web",
-                "wadoRoot": "/dicom-web",
-                "imageRendering": "wadors",
-                "thumbnailRendering": "wadors",
-                "enableStudyLazyLoad": True,
-                "supportsWildcard": True,
-                "omitQuotationForMultipartRequest": True,
-                "bulkDataURI": {"enabled": True},
-            },
-        }
-    ],
-}
+BY_PROXY = "/dicom-web"
+
+
+def configuration(root=BY_PROXY):
+    """OHIF's app-config.js for the DICOMweb at `root`."""
+    source = {
+        "friendlyName": "PACS",
+        "qidoRoot": root,
+        "wadoRoot": root,
+        "imageRendering": "wadors",
+        "thumbnailRendering": "wadors",
+        "enableStudyLazyLoad": True,
+        "supportsWildcard": True,
+        "omitQuotationForMultipartRequest": True,
+        "bulkDataURI": {"enabled": True},
+    }
+    config = {
+        "routerBasename": None,
+        "extensions": [],
+        "modes": [],
+        "showStudyList": True,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "pacs",
+        "dataSources": [
+            {
+                "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+                "sourceName": "pacs",
+                "configuration": source,
+            }
+        ],
+    }
+    return f"window.config = {json.dumps(config)};"
+
+
 TOUR_WAS_SEEN = "localStorage.setItem('shownTours', '[\"basicViewerTour\"]')"
 TRACKED = """() => cornerstoneTools.annotation.state.getAllAnnotations()
     .map(one => one.data.TrackingUniqueIdentifier).filter(Boolean)"""
@@ -84,8 +93,9 @@ DRAWN = """() => {
 class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args, pacs_port, **kwargs):
+    def __init__(self, *args, pacs_port, app_config, **kwargs):
         self.pacs_port = pacs_port
+        self.app_config = app_config
         super().__init__(*args, **kwargs)
 
     def do_GET(self):
@@ -93,9 +103,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if path.startswith("/dicom-web"):
             self._forward()
         elif path == "/app-config.js":
-            self._answer(
-                f"window.config = {json.dumps(CONFIGURATION)};".encode(), "text/javascript"
-            )
+            self._answer(self.app_config.encode(), "text/javascript")
         else:
             if not Path(self.translate_path(path)).is_file():
                 self.path = "/index.html"  # a page of the viewer itself
@@ -134,10 +142,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(pacs_port):
+def served(pacs_port, app_config, port=0):
     """Serve the viewer over a PACS whose HTTP port is given; yields its URL."""
-    handler = partial(_Handler, directory=str(OHIF), pacs_port=pacs_port)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    handler = partial(_Handler, directory=str(OHIF), pacs_port=pacs_port, app_config=app_config)
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -149,11 +157,20 @@ def served(pacs_port):
 class Viewer:
     """A window of OHIF; `errors` is what the console, the page and the server had to say."""
 
-    def __init__(self, context, url):
+    def __init__(self, context, url, token=""):
         self._context = context
         self._url = url
+        self._token = f"&token={token}" if token else ""
         self.errors = []
         self.page = None
+
+    @contextmanager
+    def over(self, root, *, token, port):
+        """The same browser, with OHIF served at `port` over the DICOMweb at `root`."""
+        with served(None, configuration(root), port) as url:
+            window = Viewer(self._context, url, token)
+            yield window
+            window.page.close()
 
     def open(self, study_uid):
         """Open a study in a window of its own, as a link from the worklist does."""
@@ -165,7 +182,7 @@ class Viewer:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(f"page: {error}"))
         self.page.on("response", self._response)
-        self.page.goto(f"{self._url}/viewer?StudyInstanceUIDs={study_uid}")
+        self.page.goto(f"{self._url}/viewer?StudyInstanceUIDs={study_uid}{self._token}")
         # A series that is asked for before the first one is shown is lost.
         self._named("viewport-overlay-bottom-right").first.filter(has_text="/").wait_for()
         return self
@@ -260,7 +277,7 @@ class Viewer:
 @contextmanager
 def viewer(pacs_port):
     """OHIF over a PACS, in a browser of its own."""
-    with served(pacs_port) as url, sync_playwright() as playwright:
+    with served(pacs_port, configuration()) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(CHROMIUM), args=["--no-sandbox", "--headless=new"]
         )

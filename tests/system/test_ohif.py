@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
+from node.dicomweb.access import digest_of
 from node.tables import RunState
 from tests.node.configuration import free_ports, write_config
 from tests.system.canvas_reader import box, dice, in_picture, is_coloured, is_white
@@ -21,6 +22,7 @@ from tests.system.peers import Node, Orthanc, await_true, needs_dcmtk, needs_ort
 pytestmark = [pytest.mark.peers, needs_orthanc, needs_dcmtk, needs_ohif]
 
 FINDING = "Intracranial haemorrhage"
+TOKEN = "of_those_who_look"  # noqa: S105
 PDF_VIEWER_WITHOUT_STORAGE = "page: Cannot read properties of null (reading 'setItem')"
 """Chromium's own PDF viewer keeps its settings where the frame that OHIF gives it may not."""
 OBJECTS = 'objects = ["segmentation", "secondary_capture", "report", "text_report", "pdf"]'
@@ -30,9 +32,14 @@ OBJECTS = 'objects = ["segmentation", "secondary_capture", "report", "text_repor
 def pacs(tmp_path_factory, head):
     """A PACS that holds the study and what the node delivered of it."""
     folder = tmp_path_factory.mktemp("ohif")
-    pacs_port = free_ports(1)[0]
+    pacs_port, dicomweb_port, viewer_port = free_ports(3)
     config = write_config(folder, pacs_port=pacs_port)
-    config.write_text(config.read_text().replace('name = "pacs"', f'name = "pacs"\n{OBJECTS}', 1))
+    text = config.read_text().replace('name = "pacs"', f'name = "pacs"\n{OBJECTS}', 1)
+    config.write_text(
+        f'{text}\n[dicomweb]\nport = {dicomweb_port}\norigins = ["{origin(viewer_port)}"]\n'
+        f'[[dicomweb.clients]]\nname = "viewer"\ntoken_sha256 = "{digest_of(TOKEN)}"\n'
+        'may = ["read"]\n'
+    )
     node = Node(config)
     with running(node):
         node.start()
@@ -41,6 +48,7 @@ def pacs(tmp_path_factory, head):
             pacs.store(head.paths[0].parent)
             (run,) = node.await_runs(head.study_uid)
             assert run.state is RunState.DELIVERED, run.error
+            pacs.of_node = {"root": f"{origin(dicomweb_port)}/dicom-web", "port": viewer_port}
             yield pacs
 
 
@@ -48,6 +56,10 @@ def pacs(tmp_path_factory, head):
 def ohif(pacs):
     with viewer(pacs.http_port) as window:
         yield window
+
+
+def origin(port):
+    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -121,6 +133,26 @@ def test_the_pdf_is_shown(window):
     await_true(lambda: white_part(window) > 0.2, 60, "the page")
     keep(window, "pdf")
     window.errors[:] = [error for error in window.errors if error != PDF_VIEWER_WITHOUT_STORAGE]
+
+
+def test_the_node_shows_study_and_results_itself(ohif, pacs, head):
+    with ohif.over(**pacs.of_node, token=TOKEN) as window:
+        window.open(head.study_uid)
+        window.show("SEG")
+        window.accept("open this Segmentation")
+        (row,) = window.open_panel("panelSegmentation")
+        assert FINDING in row
+        window.go_to_first_image()
+        window.click_row(0)
+        number = await_true(lambda: beside(window, best_image(head)), 60, "the jump")
+        await_true(lambda: is_coloured(window.pixels()).any(), 60, "the overlay")
+        picture = window.pixels()
+        assert dice(is_coloured(picture), lesion_in(picture, head, number)) > 0.85
+        keep(window, "node")
+        window.show("SR", description=measurement_report(pacs, head).SeriesDescription)
+        window.await_question("continue tracking")
+        await_true(lambda: is_said(window, "Volume: "), 60, "the measurements")
+        assert window.errors == []
 
 
 def white_part(window):
