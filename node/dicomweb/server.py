@@ -92,6 +92,7 @@ def http_server(app: Starlette, secured_by: ssl.SSLContext | None) -> uvicorn.Se
     config = uvicorn.Config(
         app,
         http=PatientlyLimited,
+        loop="asyncio",
         ws="none",
         lifespan="off",
         log_config=None,

@@ -6,10 +6,9 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.catalogue import Catalogue
+from node.catalogue import Catalogue, Received
 from node.descriptions import describe
 from node.outbox import Outbox
-from node.received import Received
 from node.run_folder import RunFolder
 from node.settings import Delivery as Limits
 from node.settings import Settings

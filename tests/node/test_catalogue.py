@@ -4,8 +4,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
-from node.catalogue import Catalogue
-from node.received import Received
+from node.catalogue import Catalogue, Received
 from node.spool import InstanceKey
 
 NOW = datetime.now(UTC)

@@ -6,10 +6,13 @@ import socket
 import ssl
 import threading
 import time
+from io import BytesIO
 
+import h11
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from node.dicomweb import connections, limits
 from tests.node.dicomweb_server import (
@@ -195,6 +198,46 @@ def test_a_client_that_breaks_off_leaves_nothing_behind(node, file, cut):
     assert is_served(node, file)
     await_true(lambda: not left_half_written(node))
     assert len(spooled(node)) == len(before) + 1
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_large_body_is_the_same_as_it_was_sent(node, file, monkeypatch, framing):
+    through_h11 = []
+    receive_data = h11.Connection.receive_data
+    monkeypatch.setattr(
+        h11.Connection,
+        "receive_data",
+        lambda self, data: through_h11.append(len(data)) or receive_data(self, data),
+    )
+    dataset = dcmread(BytesIO(file))
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.Rows = dataset.Columns = 2048
+    dataset.PixelData = np.random.default_rng(1).bytes(2 * 2048 * 2048)
+    body = multipart([file, as_file(dataset), file])
+    with opened(node) as connection:
+        if framing == "length":
+            connection.sendall(head(length=len(body)) + body)
+        else:
+            chunked = b"".join(
+                b"%x\r\n%s\r\n" % (len(body[at : at + 70_000]), body[at : at + 70_000])
+                for at in range(0, len(body), 70_000)
+            )
+            connection.sendall(head(more=["Transfer-Encoding: chunked"]) + chunked + b"0\r\n\r\n")
+        assert status(connection) == 200
+    kept = next(path for path in spooled(node) if path.stem == dataset.SOPInstanceUID)
+    assert dcmread(kept).PixelData == dataset.PixelData
+    assert (sum(through_h11) < len(body) / 2) == (framing == "length")
+
+
+def test_requests_one_after_the_other_on_a_connection_are_all_answered(node, file):
+    body = multipart([file])
+    with opened(node) as connection:
+        connection.sendall((head(length=len(body)) + body) * 5)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 5:
+            piece = connection.recv(65536)
+            assert piece, answers
+            answers += piece
 
 
 def test_a_length_beyond_any_study_is_refused_at_once(node):
