@@ -156,6 +156,16 @@ class RunFolder:
         """The objects in the order to send them: what is referenced before what refers to it."""
         return [self.path / result.name for result in self.results()]
 
+    def richest(self) -> set[str]:
+        """SOP Instance UIDs of the results, of each in several forms the one that says most."""
+        best: dict[tuple[Kind, str], int] = {}
+        for one in self.results():
+            form = one.kind, one.language
+            best[form] = min(one.rank, best.get(form, one.rank))
+        return {
+            one.instance_uid for one in self.results() if one.rank == best[one.kind, one.language]
+        }
+
     def objects(self) -> list[Dataset]:
         """The objects themselves."""
         return [dcmread(path) for path in self.object_paths()]

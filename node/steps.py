@@ -294,8 +294,13 @@ def check(bench: Workbench, run: Run, series: str) -> None:
 
 
 def list_results(bench: Workbench, run: Run, objects: Sequence[Dataset]) -> None:
-    """Have the catalogue know of a run's objects, for those who ask what is held."""
+    """Have the catalogue know of a run's objects, for those who ask what is held.
+
+    Of a report in several forms that is the richest: the others are for peers that cannot take it.
+    """
     now = datetime.now(UTC)
+    richest = bench.folder(run.id).richest()
+    objects = [made for made in objects if made.SOPInstanceUID in richest]
     results = [
         Received(
             InstanceKey(made.StudyInstanceUID, made.SeriesInstanceUID, made.SOPInstanceUID),

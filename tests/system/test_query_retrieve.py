@@ -27,11 +27,13 @@ from pynetdicom.sop_class import (
 
 from node import store_scu
 from node.catalogue import Catalogue
+from node.holdings import Holdings
 from node.listener import Listener
 from node.run_folder import RunFolder
 from node.settings import Peer, load_settings
 from node.steps import Workbench, list_results
 from node.tables import RunState
+from sr_writer.results import Kind
 from tests.node.configuration import free_ports, write_config
 from tests.node.studies import open_run, receive, save_everything
 from tests.slices import grid_affine, write_slices
@@ -325,6 +327,19 @@ def test_objects_of_the_node_go_to_those_alone_that_ask_for_them(hospital):
     association.release()
     assert last.NumberOfCompletedSuboperations == len(came) >= 1
     assert report.SOPInstanceUID in [one.SOPInstanceUID for one in came]
+
+
+def test_of_a_report_in_several_forms_the_richest_alone_is_held(hospital):
+    written = hospital.results.results()
+    forms = [one for one in written if one.kind is Kind.REPORT]
+    assert len(forms) > 1
+    study = dcmread(hospital.results.path / "report.dcm").StudyInstanceUID
+    catalogue = Catalogue(hospital.settings.database_url)
+    held = Holdings(hospital.settings, catalogue).instances(study)
+    catalogue.close()
+    wanted = {one.instance_uid for one in written if one.kind is not Kind.REPORT or not one.rank}
+    assert {one.key.instance for one in held} >= wanted
+    assert not {one.key.instance for one in held} & {one.instance_uid for one in forms if one.rank}
 
 
 def test_nothing_named_is_refused_and_nothing_found_is_no_failure(hospital):
