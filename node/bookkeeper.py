@@ -12,8 +12,9 @@ import structlog
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.descriptions import Description, plain, read_description
+from node.received import Received
 from node.spool import InstanceKey, Spool
 
 log = structlog.get_logger()

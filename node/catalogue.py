@@ -6,7 +6,6 @@ Runs and deliveries are written by the workflow; their content lies in the run's
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +22,7 @@ from sqlalchemy.orm import Session, selectinload, with_expression
 
 from node.database import insert_into, open_database
 from node.descriptions import Description
+from node.received import Received, SeriesKey, instance_rows, series_rows, study_rows
 from node.spool import InstanceKey
 from node.tables import (
     CommitmentRequest,
@@ -37,24 +37,7 @@ from node.tables import (
     Table,
 )
 
-SeriesKey = tuple[str, str]
-"""Study and Series Instance UID."""
-
 _ROWS_AT_ONCE = 500  # SQLite takes 32766 values in a statement
-
-
-@dataclass(frozen=True)
-class Received:
-    """One instance that lies in the spool, and what the catalogue wants to know of it."""
-
-    key: InstanceKey
-    sop_class_uid: str
-    transfer_syntax: str
-    calling_ae_title: str
-    received_at: datetime
-
-
-_NOTHING_SAID = Description()
 
 
 class Catalogue:
@@ -108,15 +91,6 @@ class Catalogue:
         received: Sequence[Received],
         described: Mapping[SeriesKey, Description],
     ) -> None:
-        studies: dict[str, dict[str, Any]] = {}
-        series: dict[SeriesKey, dict[str, Any]] = {}
-        for one in received:
-            place = one.key.study, one.key.series
-            said = described.get(place, _NOTHING_SAID)
-            study = studies.setdefault(one.key.study, _study_row(one, said))
-            study["first_received"] = min(study["first_received"], one.received_at)
-            study["last_received"] = max(study["last_received"], one.received_at)
-            series[place] = {"study_uid": place[0], "uid": place[1], "run_id": "", **said.series}
         # Rows apart from the statements: these are compiled once, not for each number of rows.
         insert = self._insert(Study)
         new = insert.excluded.last_received
@@ -126,28 +100,23 @@ class Catalogue:
                 index_elements=["uid"],
                 set_={"last_received": case((later, new), else_=Study.last_received)},
             ),
-            list(studies.values()),
+            study_rows(received, described),
         )
         insert = self._insert(Series).on_conflict_do_nothing()
-        session.execute(insert, list(series.values()))
+        session.execute(insert, series_rows(received, described))
         insert = self._insert(Instance).on_conflict_do_nothing()
-        session.execute(insert, [_instance_row(one) for one in received])
+        session.execute(insert, instance_rows(received))
 
     def add_results(
         self, run_id: str, results: Sequence[Received], described: Mapping[SeriesKey, Description]
     ) -> None:
         """List the objects that a run made, in place of any that it made before."""
-        series = [
-            {"study_uid": study, "uid": uid, "run_id": run_id, **said.series}
-            for (study, uid), said in described.items()
-        ]
         with self.session() as session:
             for table in (Instance, Series):
                 session.execute(delete(table).where(table.run_id == run_id))
             if results:
-                session.execute(self._insert(Series, series))
-                rows = [_instance_row(one, run_id) for one in results]
-                session.execute(self._insert(Instance, rows))
+                session.execute(self._insert(Series), series_rows(results, described, run_id))
+                session.execute(self._insert(Instance), instance_rows(results, run_id))
 
     def unlisted(self, study: str, instances: dict[str, tuple[str, ...]]) -> list[InstanceKey]:
         """Those instances of the spool's study that the catalogue has not heard of."""
@@ -326,30 +295,6 @@ class Catalogue:
                     .options(*_PARTS)
                 )
             )
-
-
-def _study_row(first: Received, said: Description) -> dict[str, Any]:
-    return {
-        "uid": first.key.study,
-        "first_received": first.received_at,
-        "last_received": first.received_at,
-        "revision": "",
-        "note": "",
-        **said.study,
-    }
-
-
-def _instance_row(one: Received, run_id: str = "") -> dict[str, Any]:
-    return {
-        "study_uid": one.key.study,
-        "series_uid": one.key.series,
-        "uid": one.key.instance,
-        "sop_class_uid": one.sop_class_uid,
-        "transfer_syntax": one.transfer_syntax,
-        "run_id": run_id,
-        "calling_ae_title": one.calling_ae_title,
-        "received_at": one.received_at,
-    }
 
 
 _PARTS = (

@@ -180,13 +180,18 @@ class Holdings:
                 yield image
 
     def _candidates(self, level: Level, keys: Mapping[str, MatchingKey]) -> list[str]:
-        """Study Instance UIDs among which all matches are, as far as SQL can tell."""
-        query = select(Study.uid)
+        """Study Instance UIDs among which all matches are: by SQL, then by the study's columns."""
+        asked = [one for one in STUDY_COLUMNS if one in keys]
+        query = select(Study.uid, *(getattr(Study, STUDY_COLUMNS[one]) for one in asked))
         for condition in _conditions(level, keys):
             query = query.where(condition)
         latest_first = (Study.study_date.desc(), Study.study_time.desc(), Study.uid)
         with self._catalogue.session() as session:
-            return list(session.scalars(query.order_by(*latest_first)))
+            return [
+                uid
+                for uid, *texts in session.execute(query.order_by(*latest_first))
+                if all(keys[one].matches([text]) for one, text in zip(asked, texts, strict=True))
+            ]
 
     def _described(self, uids: Sequence[str]) -> list[tuple[Study, list[tuple[Series, int]]]]:
         """Studies, in the order given, with their series and how many instances each has."""

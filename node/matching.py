@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from pydicom import DataElement, Dataset
 
+LONGEST_VALUE = 1024  # characters; attributes that are looked at have fewer
 MOST_VALUES = 5000  # of one key: a list of UIDs may be long, and is a parameter of SQL each
 
 _RANGED = ("DA", "TM")
@@ -108,7 +109,10 @@ def _elements(query: Dataset) -> Iterator[DataElement]:
 def _values(element: DataElement) -> tuple[str, ...]:
     if element.VM > MOST_VALUES:
         raise UnmatchableKeyError(element.keyword, f"it has more than {MOST_VALUES} values")
-    return tuple(filter(None, texts_of(element)))
+    values = tuple(filter(None, texts_of(element)))
+    if any(len(one) > LONGEST_VALUE for one in values):
+        raise UnmatchableKeyError(element.keyword, f"it has more than {LONGEST_VALUE} characters")
+    return values
 
 
 def texts_of(element: DataElement) -> tuple[str, ...]:

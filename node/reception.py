@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import structlog
 
-from node.catalogue import Received
 from node.disk import Disk
 from node.encoded_image import EncodedBytes
 from node.intake import (
@@ -23,6 +22,7 @@ from node.intake import (
     IntakeError,
     inspect,
 )
+from node.received import Received
 from node.spool import InstanceKey, InvalidUIDError, Partial, Spool, Stored, check_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
 

@@ -26,12 +26,13 @@ from inference.process import (
 from inference.runtime import ModelMemoryError
 from inference.volume import Volume
 from node.assembly import Assembled, assemble
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.clinical_context import clinical_context
 from node.commitment_ledger import CommitmentLedger
 from node.completeness import routed_series
 from node.descriptions import describe
 from node.outbox import Outbox
+from node.received import Received
 from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import RunFolder
 from node.settings import Route, Settings

@@ -64,6 +64,7 @@ Begin = Callable[[StoreRequest], Reception]
 MAXIMUM_PDU = 131072  # bytes; senders' default of 16 K costs a round of overhead for every 16 K
 MAXIMUM_CONTROL_PDU = 1 << 18  # an A-ASSOCIATE-RQ of 128 contexts with all syntaxes has 200 K
 MAXIMUM_OTHER = 32 << 20  # bytes; a request to commit 100 000 instances has 15 MB
+DISCARDED = 1 << 20  # bytes at once
 MOST_WAITING = 16  # requests; one may be outstanding (PS3.7 Annex D.3.3.3)
 P_DATA_TF = 0x04
 ESTABLISHED, ABORTED = "Sta6", "Sta13"  # PS3.8 Section 9.2.1
@@ -118,6 +119,11 @@ class WaitingSocket(AssociationSocket):
     def unread(self, encoded: bytes | bytearray) -> None:
         """Have `encoded` read again."""
         self._unread = bytes(encoded) + self._unread
+
+    def discard(self) -> int:
+        """Read what is there; returns how many bytes, 0 where the connection has ended."""
+        unread, self._unread = self._unread, b""
+        return len(unread or cast("socket.socket", self.socket).recv(DISCARDED))
 
     def _receive_into(self, view: memoryview) -> int:
         connection = cast("socket.socket", self.socket)
@@ -235,16 +241,23 @@ class WaitingUpperLayer(DULServiceProvider):
         """Read one PDU, which becomes an event, or a C-STORE request with all of its data set."""
         reader = cast("WaitingSocket", self.socket)
         try:
+            if self.state_machine.current_state == ABORTED:
+                self._pass_over(reader)
+                return
             self._read_pdu(reader)
             while self._incoming is not None and not self._is_called_away():
                 self._idle_timer.restart()
                 self._read_pdu(reader)
         except InvalidPDUError as error:
             log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)
-            has_aborted = self.state_machine.current_state == ABORTED
-            self.event_queue.put(CONNECTION_CLOSED if has_aborted else INVALID_PDU)
+            self.event_queue.put(INVALID_PDU)
         except OSError as error:
             log.warning("connection.lost", reason=str(error), address=self.assoc.requestor.address)
+            self.event_queue.put(CONNECTION_CLOSED)
+
+    def _pass_over(self, reader: WaitingSocket) -> None:
+        """Read what still comes once the association is aborted, whatever it is."""
+        if not reader.discard():
             self.event_queue.put(CONNECTION_CLOSED)
 
     def _is_called_away(self) -> bool:

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from node import delivery
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
+from node.received import Received
 from node.settings import load_settings
 from node.spool import InstanceKey
 from node.steps import Workbench

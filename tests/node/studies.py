@@ -6,9 +6,10 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.descriptions import describe
 from node.outbox import Outbox
+from node.received import Received
 from node.run_folder import RunFolder
 from node.settings import Delivery as Limits
 from node.settings import Settings

@@ -4,7 +4,8 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
+from node.received import Received
 from node.spool import InstanceKey
 
 NOW = datetime.now(UTC)

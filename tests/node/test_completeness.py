@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.completeness import Completeness
+from node.received import Received
 from node.settings import load_settings
 from node.spool import InstanceKey, Spool
 from node.steps import Workbench, select

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -104,6 +104,7 @@ def series(tmp_path_factory):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(which=st.integers(0, len(TRANSFER_SYNTAXES) - 1), edits=EDITS, packed=st.booleans())
+@example(which=0, edits=[("insert", 0.0, 255)], packed=False)  # lengths that were allocated
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_image_breaks_neither_the_intake_nor_what_reads_the_spool(
     series, which, edits, packed

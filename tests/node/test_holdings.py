@@ -9,10 +9,11 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from node.bookkeeper import Bookkeeper
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.descriptions import LONGEST, describe
 from node.holdings import Holdings, Level, unsupported
 from node.matching import UnmatchableKeyError
+from node.received import Received
 from node.settings import load_settings
 from node.spool import InstanceKey, Spool
 from tests.node.configuration import write_config

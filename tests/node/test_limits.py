@@ -269,6 +269,25 @@ def test_requests_that_wait_for_no_answer_do_not_pile_up(node, message):
     expect_as_before(node, before, megabytes)
 
 
+RELEASED = struct.pack(">BxL", 6, 4) + b"\0" * 4  # A-RELEASE-RP
+NONSENSE = {  # found by fuzzing
+    "a command set without a command": pdu((1, 3, ECHO.replace(b"\0\0\0\1", b"\0\0\1\1"))),
+    "a release that nobody asked for": RELEASED,
+    "nonsense once it is aborted": pdu((1, 3, b"\0" * 40)) + b"\x04\0\x7f\xff\xff\xff" * 4000,
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_ends_its_association_and_is_logged_once(node, what):
+    before, megabytes, lines = held(node), node.megabytes(), len(node.log.read_text().splitlines())
+    association = associate(node.settings, contexts=[build_context(Verification)])
+    with suppress(OSError):
+        raw(association).sendall(NONSENSE[what])
+    await_true(lambda: association.is_aborted, 60, "the end of the association")
+    expect_as_before(node, before, megabytes)
+    assert len(node.log.read_text().splitlines()) < lines + 6
+
+
 @pytest.mark.parametrize("control", [1, 0], ids=["command set", "data set"])
 def test_a_message_that_never_ends_is_not_kept(node, control):
     """Neither of a request that pynetdicom gathers in memory."""

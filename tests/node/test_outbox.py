@@ -14,11 +14,12 @@ from pynetdicom.sop_class import CTImageStorage
 from typer.testing import CliRunner
 
 from node import store_scu
-from node.catalogue import Catalogue, Received
+from node.catalogue import Catalogue
 from node.cli import app
 from node.delivery import deliver_due
 from node.lanes import Lanes
 from node.outbox import Outbox
+from node.received import Received
 from node.replay import outages, unsettled
 from node.settings import load_settings
 from node.spool import InstanceKey
