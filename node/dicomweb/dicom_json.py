@@ -187,11 +187,18 @@ def _parsed(element: DataElement, where: str) -> dict[str, Any]:
     return element.to_json_dict(handler, LARGEST_INLINE)
 
 
-@lru_cache(64)
 def _encodings(declared: Any) -> Encodings:
-    names = _ascii(declared).split("\\") if isinstance(declared, bytes) else declared
-    found = convert_encodings([name.strip() for name in names])
-    return tuple(found)
+    """Return Python's names of what Specific Character Set says, parsed or not."""
+    if isinstance(declared, bytes):
+        declared = declared.decode("latin-1").split("\\")
+    elif isinstance(declared, str) or not declared:
+        declared = [declared or ""]
+    return _known_encodings(tuple(name.strip(" \0") for name in declared))
+
+
+@lru_cache(64)
+def _known_encodings(names: tuple[str, ...]) -> Encodings:
+    return tuple(convert_encodings(list(names)))
 
 
 def _ascii(content: Any) -> str:

@@ -34,7 +34,10 @@ _IGNORED = ("accept", "charset", "emptyvaluematching", "multiplevaluematching")
 _RETRIEVE_URL = 0x00081190
 
 # What an answer has unless more is asked for: PS3.18 Tables 10.6.3-3 to 10.6.3-5
-_OF_ALL = ("SpecificCharacterSet", "InstanceAvailability", "TimezoneOffsetFromUTC")
+_OF_ALL = (
+    *("SpecificCharacterSet", "InstanceAvailability", "TimezoneOffsetFromUTC"),
+    *("StudyInstanceUID", "SeriesInstanceUID"),  # also where the path has them: it does no harm
+)
 _OF_STUDIES = (
     *("StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName"),
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID"),

@@ -107,8 +107,8 @@ def test_instances_are_found_at_each_place(client, study, files):
     assert sorted(values(answers, "00080018")) == uids
     assert values(answers, "00280010") == [40] * SLICES
     assert answers[0]["00081190"]["Value"][0].endswith(answers[0]["00080018"]["Value"][0])
-    assert "0020000E" not in answers[0]
-    assert "0020000E" in client.search_for_instances(study, limit=1)[0]
+    assert "00080060" not in answers[0]
+    assert "00080060" in client.search_for_instances(study, limit=1)[0]
     found = client.search_for_instances(search_filters={"SOPInstanceUID": uids[2]})
     assert values(found, "0020000D") == [study]
 
