@@ -14,12 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
 from node.descriptions import Description, plain, read_description
+from node.disk import trouble_of
 from node.received import Received
 from node.spool import InstanceKey, Spool
 
 log = structlog.get_logger()
 
 _INTERVAL = 0.2  # seconds between batches
+_AFTER_TROUBLE = 5.0
 _BATCH = 1000
 
 
@@ -51,6 +53,10 @@ class Bookkeeper(threading.Thread):
                 pending = []
             except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
                 log.exception("catalogue.unreachable", remedy="check the database")
+            except OSError as error:
+                trouble = trouble_of(error)
+                log.exception("spool.unlisted", reason=trouble.reason, remedy=trouble.remedy)
+                self._stopping.wait(_AFTER_TROUBLE)
             if last_round and self._received.empty():
                 return
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from pydicom import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
@@ -62,6 +62,7 @@ class CommitmentDesk(threading.Thread):
         self._catalogue = catalogue
         self._folder = settings.node.state_dir / "commitment"
         self._stopping = threading.Event()
+        self._told: set[Path] = set()
 
     def prepare(self) -> None:
         """Make the folder of requests."""
@@ -93,9 +94,19 @@ class CommitmentDesk(threading.Thread):
         """Report what is due, until told to stop."""
         while not self._stopping.wait(_INTERVAL):
             for path in sorted(self._folder.glob("*.json")):
-                request = Request.model_validate_json(path.read_bytes())
-                if request.due <= datetime.now(UTC):
-                    self._attempt(request)
+                try:
+                    request = Request.model_validate_json(path.read_bytes())
+                    if request.due <= datetime.now(UTC):
+                        self._attempt(request)
+                except (OSError, ValidationError) as error:  # the others must not wait for it
+                    self._tell(path, error)
+
+    def _tell(self, path: Path, error: Exception) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            remedy = "see the disk; remove the file if it is damaged, and have the peer ask again"
+            log.error("commitment.unreadable", path=str(path), reason=reason, remedy=remedy)
 
     def stop(self) -> None:
         """End after the report that is under way."""

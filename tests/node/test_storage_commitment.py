@@ -72,6 +72,14 @@ def sender(node):
     sender.stop()
 
 
+def test_a_request_that_cannot_be_read_holds_up_no_other(node, sender, sent):
+    kept = node.node.state_dir / "commitment"
+    (kept / "0000.json").write_bytes(b"{")
+    (kept / "0001.json").mkdir()
+    assert ask(node, [(CTImageStorage, sent[0])]) == 0
+    sender.await_reports()
+
+
 def ask(settings, references, *, calling="PACS", transaction=None):
     """The status of an N-ACTION for (SOP class, SOP instance) pairs."""
     asked = Dataset()

@@ -52,6 +52,7 @@ class FailingFileSystem(Operations):
         return stated | {name: getattr(found, f"{name}_ns") for name in TIMES}
 
     def readdir(self, path, fh):
+        self._fault("readdir")
         return [".", "..", *(one.name for one in self._path(path).iterdir())]
 
     def statfs(self, path):

@@ -197,6 +197,22 @@ def test_what_the_folder_lost_is_named_anew_by_the_retransmission(node, images):
     assert not node.incoming()
 
 
+def test_what_could_not_be_listed_is_listed_when_it_can_be(tmp_path, images, monkeypatch):
+    monkeypatch.setattr("node.bookkeeper._AFTER_TROUBLE", 0.1)
+    write_config(tmp_path, min_free_gb=0)
+    with failing_file_system(tmp_path) as faults:
+        faults.be("readdir EIO")
+        node = Node(tmp_path, faults)
+        association = associate(node.settings)
+        assert association.send_c_store(images[0]).Status == 0
+        association.release()
+        time.sleep(1)
+        faults.be()
+        catalogue = Catalogue(node.settings.database_url)
+        await_true(catalogue.worklist, 60, "the study to be listed")
+        node.listener.stop()
+
+
 def test_a_listener_on_a_read_only_disk_says_so_when_it_starts(tmp_path, images, capsys):
     write_config(tmp_path, min_free_gb=0)
     with failing_file_system(tmp_path) as faults:
