@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import build_context
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind as StudyRootFind,
+)
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelGet as StudyRootGet,
+)
 from pynetdicom.sop_class import Verification
 
 from node import store_scu
@@ -39,7 +45,9 @@ pytestmark = pytest.mark.timeout(300 + EXAMPLES)
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     folder = tmp_path_factory.mktemp("node")
-    node = ListenerProcess(write_config(folder, accept_unknown_peers=True))
+    config = write_config(folder, accept_unknown_peers=True)
+    config.write_text(config.read_text().replace("[[routes]]", "query = true\n[[routes]]"))
+    node = ListenerProcess(config)
     yield node
     node.stop()
 
@@ -92,9 +100,31 @@ def pdus_of(stream):
     return found
 
 
+def query(settings, study):
+    """Ask for the series of a study, and get it."""
+    wanted = Dataset()
+    wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "SERIES", study
+    wanted.SeriesInstanceUID = wanted.Modality = ""
+    association = AE(ae_title="PACS").associate(
+        "127.0.0.1",
+        settings.node.port,
+        contexts=[build_context(one) for one in (StudyRootFind, StudyRootGet, CTImageStorage)],
+        ae_title="OVERREAD",
+        ext_neg=[build_role(CTImageStorage, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, lambda _event: 0x0000)],
+    )
+    found = [status.Status for status, _ in association.send_c_find(wanted, StudyRootFind)]
+    assert found == [0xFF00, 0x0000]
+    wanted.QueryRetrieveLevel = "STUDY"
+    del wanted.SeriesInstanceUID, wanted.Modality
+    got = [status.Status for status, _ in association.send_c_get(wanted, StudyRootGet)]
+    assert got[-1] == 0x0000
+    association.release()
+
+
 @pytest.fixture(scope="module")
 def captured(node, tmp_path_factory):
-    """What peers sent, PDU by PDU: they store, echo, and ask for commitment."""
+    """What peers sent, PDU by PDU: they store, echo, query, retrieve, and ask for commitment."""
     images = write_series(tmp_path_factory.mktemp("scan"), ExplicitVRLittleEndian)
     with recorder(node.settings.node.port) as (port, streams):
         there = node.peer.model_copy(update={"port": port})
@@ -104,6 +134,7 @@ def captured(node, tmp_path_factory):
             update={"node": node.settings.node.model_copy(update={"port": port})}
         )
         ask(through, [(CTImageStorage, "1.2.3")])
+        query(through, dcmread(images[0]).StudyInstanceUID)
         if not DCMTK.args[0]:
             who = ["-aet", "PACS", "-aec", "OVERREAD", "127.0.0.1", str(port)]
             for command in (["storescu", *who, *map(str, images)], ["echoscu", *who]):
