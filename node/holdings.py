@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydicom import DataElement, Dataset, config, dcmread
+from pydicom import DataElement, Dataset, config
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.tag import Tag
 from pydicom.uid import UID
@@ -21,6 +21,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from node.catalogue import Catalogue
 from node.descriptions import REQUEST_COLUMNS, SERIES_COLUMNS, STUDY_COLUMNS
+from node.instances import read_instance
 from node.matching import UNMATCHED, MatchingKey, Range, matching_keys, texts_of
 from node.run_folder import RunFolder
 from node.settings import Settings
@@ -314,7 +315,7 @@ def _dataset(texts: Texts) -> Dataset:
 
 def _of_header(held: HeldInstance, keywords: Sequence[str]) -> Dataset:
     """What the header of an image says, in Unicode; empty where it does not."""
-    header = dcmread(held.path, stop_before_pixels=True, specific_tags=list(keywords))
+    header = read_instance(held.path).header
     image = _dataset(dict.fromkeys(keywords, ()))
     for tag in image.keys() & header.keys():
         try:

@@ -104,8 +104,8 @@ def write_all(folder):
     files["jpeg"] = [
         _capture(folder / "jpeg.dcm", colours(), "YBR_FULL_422", syntax=JPEGBaseline8Bit)
     ]
-    files["frames"] = [_multi_frame(folder / "frames.dcm", ExplicitVRLittleEndian)]
-    files["frames in JPEG-LS"] = [_multi_frame(folder / "frames-jls.dcm", JPEGLSLossless)]
+    files["frames"] = [write_multi_frame(folder / "frames.dcm", ExplicitVRLittleEndian)]
+    files["frames in JPEG-LS"] = [write_multi_frame(folder / "frames-jls.dcm", JPEGLSLossless)]
     study = dcmread(files["ct"][0], stop_before_pixels=True).StudyInstanceUID
     for paths in files.values():
         for path in paths:
@@ -146,7 +146,8 @@ def _capture(path, values, photometric, *, planar=False, syntax=ExplicitVRLittle
     return path
 
 
-def _multi_frame(path, syntax):
+def write_multi_frame(path, syntax):
+    """Write one instance of SLICES frames."""
     dataset = _header(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.NumberOfFrames, dataset.Rows, dataset.Columns = SLICES, ROWS, COLUMNS

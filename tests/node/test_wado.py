@@ -1,19 +1,29 @@
 """WADO-RS answers what is held in the form that a client asks for, with the values unchanged."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 from dicomweb_client import DICOMwebClient
+from httpx2 import RemoteProtocolError
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+)
 from requests import Session
 
+from node.codecs import Codecs
+from node.dicomweb.instance_files import explicit_little_endian
 from node.settings import load_settings
 from tests.node import held_files
 from tests.node.dicomweb_server import TOKEN, configure, dicomweb_server, http_client
 from tests.node.held_files import COLUMNS, ENCODE, NATIVE, ROWS, SLICES, colours, head, hold, key_of
+from tests.slices import write_part10
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +290,36 @@ def test_what_is_not_acceptable_is_answered_with_what_there_is(http, files, acce
 
 def test_what_cannot_be_read_of_accept_is_said(http, files):
     assert http.get(url(files["ct"][0]), headers={"Accept": "no media type"}).status_code == 400
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_large_instance_is_sent_in_pieces(tmp_path, syntax):
+    path = tmp_path / "large.dcm"
+    dataset = dcmread(held_files.write_multi_frame(tmp_path / "one.dcm", ExplicitVRLittleEndian))
+    frames = 1 + (32 << 20) // (2 * ROWS * COLUMNS)
+    dataset.NumberOfFrames = frames
+    dataset.PixelData = bytes(2 * ROWS * COLUMNS * frames)
+    write_part10(path, dataset, syntax)
+    tracemalloc.start()
+    with Codecs() as codecs:
+        length = sum(map(len, explicit_little_endian(path, codecs)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert length > 32 << 20
+    assert peak < 8 << 20
+
+
+def test_an_instance_that_turns_out_to_be_damaged_cuts_the_answer_off(tmp_path, files):
+    config = configure(tmp_path)
+    settings = load_settings(config)
+    good, bad = files["ct"][0], tmp_path / "damaged.dcm"
+    (path,) = files["frames in JPEG-LS"]
+    content = bytearray(path.read_bytes())  # the first frame stays, and is sent
+    for at in range(len(content) - 2000, len(content) - 200, 7):
+        content[at] ^= 0x55
+    bad.write_bytes(content)
+    hold(settings, [good, bad])
+    with dicomweb_server(config) as settings, http_client(settings) as client:
+        accept = {"Accept": 'multipart/related; type="application/dicom"'}
+        with pytest.raises(RemoteProtocolError):
+            client.get(url(good, level="study"), headers=accept)
