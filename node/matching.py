@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_VR
 
 LONGEST_VALUE = 1024  # characters; attributes that are looked at have fewer
 MOST_VALUES = 5000  # of one key: a list of UIDs may be long, and is a parameter of SQL each
@@ -88,22 +89,27 @@ def matching_keys(query: Dataset) -> dict[str, MatchingKey]:
     keys = {}
     for element in _elements(query):
         values = _values(element)
-        if values and not (element.VR in _WITH_WILDCARDS and "*" in values):
+        if values and not (_vr(element) in _WITH_WILDCARDS and "*" in values):
             keys[element.keyword] = _key(element, values)
     return keys
 
 
-def _elements(query: Dataset) -> Iterator[DataElement]:
+def _elements(query: Dataset, *, is_item: bool = False) -> Iterator[DataElement]:
     for tag in query.keys():  # noqa: SIM118  # iterating would convert values, which may fail
         try:
             element = query[tag]
         except Exception as error:  # pydicom raises what it will over a value that is none
             raise UnmatchableKeyError(str(tag), "its value is none of its kind") from error
-        if element.keyword == "RequestAttributesSequence":
+        if element.keyword == "RequestAttributesSequence" and element.VR == "SQ" and not is_item:
             for item in element.value:
-                yield from _elements(item)
-        elif element.keyword and element.VR not in UNMATCHED and element.tag not in _ABOUT_QUERY:
+                yield from _elements(item, is_item=True)
+        elif element.keyword and _vr(element) not in UNMATCHED and element.tag not in _ABOUT_QUERY:
             yield element
+
+
+def _vr(element: DataElement) -> str:
+    """What the attribute is by the standard, whatever the query says that it is."""
+    return dictionary_VR(element.tag)[:2]  # the first where it has several
 
 
 def _values(element: DataElement) -> tuple[str, ...]:
@@ -124,7 +130,7 @@ def texts_of(element: DataElement) -> tuple[str, ...]:
 
 
 def _key(element: DataElement, values: tuple[str, ...]) -> MatchingKey:
-    keyword, vr = element.keyword, str(element.VR)
+    keyword, vr = element.keyword, _vr(element)
     if vr in _RANGED:
         ranges = tuple(_range(keyword, vr, one) for one in values)
         return MatchingKey(keyword, vr, values, ranges)

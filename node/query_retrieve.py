@@ -25,7 +25,7 @@ from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.matching import UnmatchableKeyError, texts_of
 from node.retrieval import Retrieval, to_peer
 from node.settings import Settings
-from node.spool import InvalidUIDError, check_uid
+from node.spool import check_uid
 from node.store_request import COMMENT_LENGTH
 from sr_writer.encoding import transfer_syntaxes
 from sr_writer.results import SOP_CLASSES
@@ -117,7 +117,7 @@ class QueryDesk:
             log.info(
                 "query.answered", query_level=str(level), matches=matches, calling=_calling(event)
             )
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, log and peer are told
             yield _failure(event, error), None
 
     def move(self, event: evt.Event) -> Iterator[object]:
@@ -146,7 +146,7 @@ class QueryDesk:
     def _retrieve(self, event: evt.Event, to: str, retrieval: Retrieval) -> Iterator[object]:
         try:
             instances = self._named(*_asked(event, _unique_keys))
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, log and peer are told
             yield 1  # there has to be one, so that it can fail
             yield _failure(event, error), None
             return
@@ -221,8 +221,8 @@ def _values(query: Dataset, keyword: str) -> list[str]:
         uids = [uid for uid in texts_of(query[keyword]) if uid] if keyword in query else []
         for uid in uids:
             check_uid(uid, keyword)
-    except InvalidUIDError as error:
-        raise QueryError(MISMATCH, str(error)) from None
+    except Exception as error:  # pydicom raises what it will over a value that is none of its kind
+        raise QueryError(MISMATCH, f"{keyword} is not a valid UID") from error
     return uids
 
 
@@ -230,16 +230,18 @@ def _above(level: Level) -> tuple[Level, ...]:
     return _LEVELS[: _LEVELS.index(level)]
 
 
-_FAILURES = (QueryError, UnmatchableKeyError, SQLAlchemyError, OSError)
-
-
 def _failure(event: evt.Event, error: Exception) -> Dataset:
     """Return the status of a request that failed, and say so in the log."""
-    status, comment = CANNOT_PROCESS, "the node's catalogue does not answer"
     if isinstance(error, QueryError):
         status, comment = error.status, str(error)
     elif isinstance(error, UnmatchableKeyError):
         status, comment = MISMATCH, str(error)
+    elif isinstance(error, SQLAlchemyError):
+        status, comment = CANNOT_PROCESS, "the node's catalogue does not answer"
+        log.error("catalogue.unreachable", remedy="check the database")
+    else:
+        status, comment = CANNOT_PROCESS, "a defect of the node: see its log"
+        log.error("query.failed", exc_info=error)
     log.warning("query.refused", calling=_calling(event), status=f"{status:04X}", reason=comment)
     failure = Dataset()
     failure.Status = status
