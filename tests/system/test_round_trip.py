@@ -4,11 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from inference.assessment import Presence
+from node.catalogue import Catalogue
 from node.completeness import run_id_of
+from node.holdings import Holdings, Level
 from node.run_folder import RunFolder
 from node.store_scu import read_instance, send
 from node.tables import RunState
@@ -57,6 +59,7 @@ def test_orthanc_routes_a_study_and_has_its_assessment_beside_it(tmp_path, head)
             (run,) = node.await_runs(head.study_uid)
             assert run.state is RunState.DELIVERED, run.error
             assert {"CT", "SEG", "SR"} <= set(pacs.find_modalities(head.study_uid))
+            assert {"CT", "SEG", "SR"} <= held_modalities(node.settings, head.study_uid)
             documents = map(as_dataset, pacs.instances(head.study_uid, "SR"))
             (segmentation,) = pacs.instances(head.study_uid, "SEG")
     (report,) = reports(documents)
@@ -68,6 +71,16 @@ def test_orthanc_routes_a_study_and_has_its_assessment_beside_it(tmp_path, head)
     assert "Left" in str(report)
     check_with_outside_validators(tmp_path, report, as_dataset(segmentation))
     check_lesion(tmp_path, segmentation, head)
+
+
+def held_modalities(settings, study_uid):
+    """What the node says that it holds of the study, its own objects included."""
+    catalogue = Catalogue(settings.database_url)
+    query = Dataset()
+    query.StudyInstanceUID = study_uid
+    (answer,) = Holdings(settings, catalogue).find(Level.STUDY, query)
+    catalogue.close()
+    return set(answer.ModalitiesInStudy)
 
 
 def as_dataset(encoded):
