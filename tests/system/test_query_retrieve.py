@@ -38,7 +38,7 @@ from tests.node.configuration import free_ports, write_config
 from tests.node.studies import open_run, receive, save_everything
 from tests.slices import grid_affine, write_slices
 from tests.sr_writer.series import make_volume, present, spooled
-from tests.system.peers import Orthanc, await_true, needs_dcmtk, needs_orthanc, running
+from tests.system.peers import ENVIRONMENT, Orthanc, await_true, needs_dcmtk, needs_orthanc, running
 
 ASKER = """[[peers]]
 name = "asker"
@@ -121,6 +121,7 @@ class Hospital:
             [*command, "127.0.0.1", str(self.port)],
             capture_output=True,
             text=True,
+            env=ENVIRONMENT,
             timeout=120,
             check=False,
         )
