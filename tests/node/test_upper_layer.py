@@ -348,6 +348,22 @@ def test_a_peer_that_trickles_is_given_up():
     thread.join()
 
 
+def test_a_peer_that_takes_no_answers_is_given_up():
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 200_000))
+    events = []
+
+    class Owner:
+        class dul:
+            class event_queue:
+                put = staticmethod(events.append)
+
+    writer = upper_layer.WaitingSocket(Owner, client_socket=ours)
+    writer.send(b"\0" * (8 << 20))  # more than any buffer between the two
+    assert events[-1] == upper_layer.CONNECTION_CLOSED
+    theirs.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_full_disk_refuses_keeps_the_association_and_recovers(tmp_path, images):
     small = tmp_path / "state"
