@@ -14,7 +14,7 @@ from python_multipart.multipart import MultipartParser
 
 MOST_HEADERS = 16
 LONGEST_HEADER = 4096
-LONGEST_BOUNDARY = 70  # RFC 2046 Section 5.1.1
+LONGEST_BOUNDARY = 200  # 70 by RFC 2046 Section 5.1.1, and Orthanc's has 73
 
 
 class MultipartError(ValueError):

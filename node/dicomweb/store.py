@@ -64,12 +64,31 @@ class StoreService:
         self._threads.shutdown()
 
     async def store(self, request: Request) -> Response:
-        """Answer one Store transaction."""
+        """Answer one Store transaction; what it was refused for is logged."""
         sender = Sender(
             request.state.client.name,
             request.client.host if request.client else "",
-            _study(request),
+            str(request.path_params.get("study", "")),
         )
+        try:
+            return await self._stored(request, sender)
+        except ClientDisconnect:
+            refusal = HTTPException(400, "The client broke off.")
+        except MultipartError as error:
+            refusal = HTTPException(400, f"Send it again, whole: {error}.")
+        except HTTPException as error:
+            refusal = error
+        log.warning(
+            "dicomweb.not_stored",
+            status=refusal.status_code,
+            reason=refusal.detail,
+            calling=sender.name,
+            address=sender.address,
+        )
+        raise refusal
+
+    async def _stored(self, request: Request, sender: Sender) -> Response:
+        _check_study(sender.study_uid)
         _check_accept(request)
         reader = _reader(request)
         try:
@@ -79,15 +98,7 @@ class StoreService:
             raise HTTPException(
                 503, f"Try again later: {reason}.", {"Retry-After": RETRY_SECONDS}
             ) from None
-        try:
-            outcomes = await self._take(request, reader, sender)
-        except ClientDisconnect:
-            raise _broken_off(sender, HTTPException(400, "The client broke off.")) from None
-        except MultipartError as error:
-            text = f"Send it again, whole: {error}."
-            raise _broken_off(sender, HTTPException(400, text)) from None
-        except HTTPException as error:
-            raise _broken_off(sender, error) from None
+        outcomes = await self._take(request, reader, sender)
         return store_response(outcomes, base_url(request, self._dicomweb))
 
     async def _take(
@@ -133,13 +144,6 @@ class StoreService:
         )
 
 
-def _broken_off(sender: Sender, answer: HTTPException) -> HTTPException:
-    log.warning(
-        "dicomweb.broken_off", reason=answer.detail, calling=sender.name, address=sender.address
-    )
-    return answer
-
-
 async def _events(request: Request, reader: MultipartReader | SinglePart) -> AsyncIterator[Event]:
     received = 0
     async for chunk in request.stream():
@@ -152,15 +156,12 @@ async def _events(request: Request, reader: MultipartReader | SinglePart) -> Asy
         yield event
 
 
-def _study(request: Request) -> str:
-    """The study that the request names, checked; empty where it names none."""
-    study = str(request.path_params.get("study", ""))
+def _check_study(study: str) -> None:
     try:
         if study:
             check_uid(study, "Study Instance UID")
     except InvalidUIDError as error:
         raise HTTPException(400, f"Correct the path: {error}.") from None
-    return study
 
 
 def _reader(request: Request) -> MultipartReader | SinglePart:

@@ -106,6 +106,13 @@ def test_the_catalogue_hears_of_what_came(tmp_path, slices):
     assert study.series[0].instances == 5
 
 
+def test_a_boundary_may_be_as_long_as_that_of_orthanc(client, slices):
+    boundary = "1dced132-610e-40b3-9d13-0b2f7c6b78b8-1dced132-610e-40b3-9d13-0b2f7c6b78b8"
+    body = multipart([as_file(slices[0])]).replace(BOUNDARY.encode(), boundary.encode())
+    headers = {"Content-Type": MULTIPART.replace(BOUNDARY, boundary)}
+    assert client.post("/studies", content=body, headers=headers).status_code == 200
+
+
 def test_a_single_file_can_be_the_body(node, client, slices):
     answer = client.post(
         "/studies", content=as_file(slices[0]), headers={"Content-Type": "application/dicom"}
