@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
 
 log = structlog.get_logger()
 
@@ -46,6 +48,10 @@ REQUEST_COLUMNS = {
 }
 """Keyword in the first item of Request Attributes Sequence -> column of the table of series."""
 
+_TAGS: list[int] = [
+    Tag(one) for one in (*STUDY_COLUMNS, *SERIES_COLUMNS, "RequestAttributesSequence")
+]
+_LAST = max(_TAGS)  # well before the functional groups of thousands of frames
 LONGEST = 1024  # characters of one value; a person name has at most some 200 (PS3.5 Section 6.2)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DOTTED_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")  # ACR-NEMA; PS3.5 Section 6.2, note
@@ -67,8 +73,9 @@ class Description:
 
 def read_description(path: Path) -> Description:
     """Describe the study and the series that a Part 10 file belongs to."""
-    wanted = [*STUDY_COLUMNS, *SERIES_COLUMNS, "RequestAttributesSequence"]
-    return describe(dcmread(path, stop_before_pixels=True, specific_tags=wanted))
+    with path.open("rb") as file:
+        header = read_partial(file, lambda tag, _vr, _length: tag > _LAST, specific_tags=_TAGS)
+    return describe(header)
 
 
 def describe(header: Dataset) -> Description:
