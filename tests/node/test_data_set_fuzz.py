@@ -9,6 +9,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,12 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.assembly import assemble
+from node.codecs import Codecs
+from node.descriptions import describe
+from node.dicomweb.dicom_json import json_of
+from node.dicomweb.images import NoSuchFrameError, NotAnImageError, image_of
+from node.dicomweb.instance_files import NotConvertibleError, explicit_little_endian
+from node.dicomweb.rendering import Appearance, rendered
 from node.encoded_image import EncodedBytes
 from node.instances import UnreadableInstanceError, read_instance, text_of
 from node.intake import TRANSFER_SYNTAXES, IntakeError, inspect
@@ -124,3 +131,40 @@ def test_a_damaged_image_breaks_neither_the_intake_nor_what_reads_the_spool(
                 assert text_of(read.header, "StudyInstanceUID") == intake.key.study
                 assert text_of(read.header, "SeriesInstanceUID") == intake.key.series
         has_a_verdict([path, *one.paths[1:]])
+
+
+@pytest.fixture(scope="module")
+def codecs():
+    with Codecs() as codecs:
+        yield codecs
+
+
+@pytest.mark.timeout(300 + EXAMPLES)
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(which=st.integers(0, len(TRANSFER_SYNTAXES) - 1), edits=EDITS, packed=st.booleans())
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_image_is_described_and_shown_or_refused(series, codecs, which, edits, packed):
+    """By what lists it in the catalogue, and by what DICOMweb answers of it."""
+    one = series[which]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "damaged.dcm"
+        path.write_bytes(one.meta + one.damaged(edits, packed=packed))
+        with suppress(UnreadableInstanceError):
+            read = read_instance(path)
+            assert len(describe(read.header).study)
+            assert orjson.loads(orjson.dumps(json_of(read.header, "https://node"))) is not None
+            for show in (_rendered, _converted):
+                with suppress(NotAnImageError, NoSuchFrameError, NotConvertibleError):
+                    assert show(path, codecs)
+
+
+def _rendered(path, codecs):
+    return rendered(image_of(read_instance(path)), 1, Appearance(), "image/png", codecs)
+
+
+def _converted(path, codecs):
+    return b"".join(explicit_little_endian(path, codecs))
