@@ -7,7 +7,7 @@
     spool/.returned/STUDY/SERIES/...       results of ours that a PACS sent back; no part of a study
 
 An instance that lies under its final name is whole and durable: its bytes were fsynced before the
-name was given, and the folders that lead to it after.
+name was given, and the folders that lead to it after. The same data set sent again takes the name.
 """
 
 import os
