@@ -53,7 +53,7 @@ _TAGS: list[int] = [
 ]
 _LAST = max(_TAGS)  # well before the functional groups of thousands of frames
 LONGEST = 1024  # characters of one value; a person name has at most some 200 (PS3.5 Section 6.2)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DOTTED_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")  # ACR-NEMA; PS3.5 Section 6.2, note
 
 
@@ -88,7 +88,7 @@ def describe(header: Dataset) -> Description:
 
 def plain(text: str) -> str:
     """Return text as a database and a page can take it, and no longer than it may be."""
-    return _UNPRINTABLE.sub("", text).strip()[:LONGEST]
+    return UNPRINTABLE.sub("", text).strip()[:LONGEST]
 
 
 def _request(header: Dataset) -> Dataset:

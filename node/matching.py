@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VR
 
-LONGEST_VALUE = 1024  # characters; attributes that are looked at have fewer
-MOST_VALUES = 5000  # of one key: a list of UIDs may be long, and is a parameter of SQL each
+from node.descriptions import LONGEST, UNPRINTABLE
+
+MOST_UIDS, MOST_VALUES = 2000, 100  # of one key: each is a parameter of SQL
 
 _RANGED = ("DA", "TM")
 _NUMERIC = ("DS", "IS", "SL", "SS", "SV", "UL", "US", "UV", "FL", "FD")
@@ -113,11 +114,14 @@ def _vr(element: DataElement) -> str:
 
 
 def _values(element: DataElement) -> tuple[str, ...]:
-    if element.VM > MOST_VALUES:
-        raise UnmatchableKeyError(element.keyword, f"it has more than {MOST_VALUES} values")
+    most = MOST_UIDS if _vr(element) == "UI" else MOST_VALUES
+    if most < element.VM:
+        raise UnmatchableKeyError(element.keyword, f"it has more than {most} values")
     values = tuple(filter(None, texts_of(element)))
-    if any(len(one) > LONGEST_VALUE for one in values):
-        raise UnmatchableKeyError(element.keyword, f"it has more than {LONGEST_VALUE} characters")
+    if any(len(one) > LONGEST for one in values):
+        raise UnmatchableKeyError(element.keyword, f"it has more than {LONGEST} characters")
+    if any(UNPRINTABLE.search(one) for one in values):
+        raise UnmatchableKeyError(element.keyword, "it has characters that no value has")
     return values
 
 

@@ -12,7 +12,7 @@ from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
 from node.descriptions import LONGEST, describe
 from node.holdings import Holdings, Level, unsupported
-from node.matching import UnmatchableKeyError
+from node.matching import MOST_UIDS, MOST_VALUES, UnmatchableKeyError
 from node.received import Received
 from node.settings import load_settings
 from node.spool import InstanceKey, Spool
@@ -183,6 +183,24 @@ def test_a_key_that_means_nothing_is_refused_without_its_value(node, keys):
     with pytest.raises(UnmatchableKeyError, match=keyword) as error:
         node.find(Level.STUDY, query(**keys))
     assert value not in str(error.value)
+
+
+def test_a_query_of_as_many_values_as_there_may_be_is_answered(node):
+    uids, words = [f"1.2.{n}" for n in range(MOST_UIDS)], [f"V{n}" for n in range(MOST_VALUES)]
+    keys = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), uids)
+    keys |= dict.fromkeys(("PatientID", "AccessionNumber", "StudyID", "Modality"), words)
+    dates = [f"20260101-2026{n + 1:04}" for n in range(MOST_VALUES)]
+    keys |= {"SOPClassUID": uids, "ModalitiesInStudy": words, "StudyDate": dates}
+    assert list(node.find(Level.IMAGE, query(**keys))) == []
+    for keyword, values in keys.items():
+        with pytest.raises(UnmatchableKeyError):
+            node.find(Level.IMAGE, query(**{keyword: [*values, values[0]]}))
+
+
+@pytest.mark.parametrize("hostile", ["P\0", "P\udcff", "P\n1"])
+def test_what_no_database_takes_is_refused(node, hostile):
+    with pytest.raises(UnmatchableKeyError):
+        node.find(Level.STUDY, query(PatientID=f"{hostile}x"))
 
 
 def test_keys_that_are_not_looked_at_are_told():
