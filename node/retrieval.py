@@ -69,8 +69,9 @@ class Retrieval:
         answer = self._sent(held, msg_id, originator_id)
         if code_to_category(answer.Status) in ("Success", "Warning"):
             self.sent += 1
-        else:
-            self.failed += 1
+            return answer
+        self.failed += 1
+        if self._association is not None and self._association.is_established:
             status = f"{answer.Status:04X}"
             log.warning("retrieve.not_sent", instance=held.key.instance, status=status)
         return answer

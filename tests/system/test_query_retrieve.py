@@ -364,6 +364,29 @@ def test_a_move_to_where_nobody_is_fails(hospital, destination, status, failed):
     assert last.get("NumberOfFailedSuboperations") == failed
 
 
+def test_the_destination_hears_who_asked_and_what_it_refuses_is_told(hospital):
+    came = []
+
+    def take(event):
+        came.append(event.request.MoveOriginatorApplicationEntityTitle)
+        return 0xA700 if len(came) == 1 else 0x0000
+
+    destination = AE(ae_title="ASKER")
+    for syntax in (ExplicitVRLittleEndian, RLELossless):
+        destination.add_supported_context(CTImageStorage, syntax)
+    server = destination.start_server(
+        ("127.0.0.1", hospital.asker_port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)]
+    )
+    association = hospital.associate([build_context(Move)])
+    query = keys("STUDY", StudyInstanceUID=hospital.study)
+    *_, (last, failed) = association.send_c_move(query, "ASKER", Move)
+    association.release()
+    server.shutdown()
+    assert came == ["ASKER"] * 2 * SLICES
+    assert (last.Status, last.NumberOfFailedSuboperations) == (0xB000, 1)
+    assert isinstance(failed.FailedSOPInstanceUIDList, str)
+
+
 def test_a_retrieval_is_cancelled(hospital):
     def take(event):
         event.assoc.send_c_cancel(1, query_model=Get)
