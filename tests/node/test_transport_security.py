@@ -10,9 +10,10 @@ import time
 import numpy as np
 import pytest
 import trustme
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 
 from node import store_scu
 from node.listener import Listener
@@ -22,6 +23,7 @@ from node.transport_security import CertificateError
 from tests.node.configuration import free_ports, write_config
 from tests.node.test_listener import DCMTK, ENVIRONMENT, associate, spooled
 from tests.slices import grid_affine, write_slices
+from tests.system.peers import await_true
 
 AUTHORITY = trustme.CA()
 
@@ -71,7 +73,7 @@ def image(tmp_path):
     return write_slices(tmp_path / "scan", pixels, grid_affine())[0]
 
 
-def secured(settings, folder, name, *, authority=AUTHORITY):
+def secured(settings, folder, name, *, authority=AUTHORITY, contexts=()):
     """An association over TLS by somebody with a certificate on `name`."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     AUTHORITY.configure_trust(context)
@@ -80,7 +82,7 @@ def secured(settings, folder, name, *, authority=AUTHORITY):
     return entity.associate(
         "127.0.0.1",
         settings.tls.port,
-        contexts=[build_context(CTImageStorage)],
+        contexts=list(contexts) or [build_context(CTImageStorage)],
         ae_title="OVERREAD",
         tls_args=(context, "node.hospital"),
     )
@@ -257,3 +259,36 @@ def test_tls_of_a_peer_needs_certificates_of_ours(tmp_path, peer):
     config.write_text(text[: text.index("[tls]")])
     with pytest.raises(SettingsError, match=r"\[tls\]"):
         load_settings(config)
+
+
+def test_what_a_peer_may_ask_for_is_sent_to_it_over_tls(listening, tmp_path, image):
+    settings = listening(peer='query = true\ntls = true\ntls_name = "pacs.hospital"')
+    pacs = settings.peers[0]
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    AUTHORITY.configure_trust(context)
+    context.load_cert_chain(*certificate(tmp_path, "pacs.hospital"))
+    came = []
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(CTImageStorage)
+    server = entity.start_server(
+        ("127.0.0.1", pacs.port),
+        block=False,
+        ssl_context=context,
+        evt_handlers=[(evt.EVT_C_STORE, lambda event: came.append(event.dataset) or 0x0000)],
+    )
+    contexts = [build_context(CTImageStorage), build_context(Move)]
+    association = secured(settings, tmp_path, "pacs.hospital", contexts=contexts)
+    sent = dcmread(image)
+    assert association.send_c_store(sent).Status == 0x0000
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", sent.StudyInstanceUID
+
+    def moved():
+        *_, (last, _) = association.send_c_move(query, "PACS", Move)
+        return last.get("NumberOfCompletedSuboperations")  # none until it is listed
+
+    await_true(moved, 60, "the image to be listed and sent")
+    association.release()
+    server.shutdown()
+    assert came[0].PixelData == sent.PixelData
+    assert not secured(settings, tmp_path, "other.hospital", contexts=contexts).is_established
