@@ -84,16 +84,33 @@ def _attributes(
         if tag == _CHARACTER_SET:  # JSON is in UTF-8, whatever the data set was in
             made[key] = {"vr": "CS", "Value": [UTF_8]}
         elif vr == "SQ":
-            items = [
-                _attributes(item, f"{where}/{number}" if where else "", encodings, signed=signed)
-                for number, item in enumerate(items_of(dataset, tag), start=1)
-            ]
-            made[key] = {"vr": vr, "Value": items} if items else {"vr": vr}
+            made[key] = _sequence(dataset, element, encodings, where, signed=signed)
         elif isinstance(element, RawDataElement):
             made[key] = _raw(element, vr, encodings, where)
         else:
             made[key] = _parsed(element, where)
     return made
+
+
+def _sequence(
+    dataset: Dataset,
+    element: DataElement | RawDataElement,
+    encodings: Encodings,
+    where: str,
+    *,
+    signed: bool,
+) -> dict[str, Any]:
+    try:
+        items = items_of(dataset, element.tag)
+    except Exception:  # of a damaged sequence pydicom raises anything
+        if not isinstance(element, RawDataElement):
+            raise
+        return _raw(element, "UN", encodings, where)
+    made = [
+        _attributes(item, f"{where}/{number}" if where else "", encodings, signed=signed)
+        for number, item in enumerate(items, start=1)
+    ]
+    return {"vr": "SQ", "Value": made} if made else {"vr": "SQ"}
 
 
 def _representation(

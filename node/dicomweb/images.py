@@ -197,7 +197,8 @@ def image_of(instance: Instance) -> Image:
     frames = max(1, integer_of(header, "NumberOfFrames", 1))
     planar = integer_of(header, "PlanarConfiguration") == 1
     image = Image(instance, layout, frames, photometric, planar)
-    if image.is_compressed != instance.transfer_syntax.is_compressed:
+    syntax = instance.transfer_syntax
+    if not syntax.is_transfer_syntax or image.is_compressed != syntax.is_compressed:
         raise NotAnImageError("its pixel data are not encoded as its transfer syntax says")
     if not image.is_compressed and image.uncompressed_length > instance.pixel_bytes_available:
         raise NotAnImageError("its pixel data are shorter than it says")

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread, dcmwrite
@@ -14,6 +14,9 @@ from node.instances import Instance, read_instance
 
 LONGEST_VALUE = 2**32 - 2
 """Of an element whose length is given (PS3.5 Section 7.1.1)."""
+
+_DEFERRED = 2**16
+"""Bytes of a value beyond which it is read when it is asked for."""
 
 _OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
@@ -38,7 +41,7 @@ def explicit_little_endian(path: Path, codecs: Codecs) -> Iterator[bytes]:
     """
     instance = read_instance(path)
     if instance.pixel_bytes_available == 0:
-        yield _encoded(dcmread(path))
+        yield _encoded(parsed(path))
         return
     image = image_of(instance)
     length = image.uncompressed_length + image.uncompressed_length % 2
@@ -52,6 +55,14 @@ def explicit_little_endian(path: Path, codecs: Codecs) -> Iterator[bytes]:
     yield from pieces
     if image.uncompressed_length % 2:
         yield b"\0"
+
+
+def parsed(path: Path, tags: Sequence[int] | None = None) -> Dataset:
+    """Return the data set, or these elements of it; NotConvertibleError where it is damaged."""
+    try:
+        return dcmread(path, defer_size=_DEFERRED, specific_tags=list(tags) if tags else None)
+    except Exception as error:  # a parser of hostile bytes raises anything
+        raise NotConvertibleError("it is damaged") from error
 
 
 def _uncompressed_header(instance: Instance, image: Image) -> Dataset:

@@ -94,7 +94,7 @@ def _shown(image: Image, number: int, window: Window | None, codecs: Codecs) -> 
             return (coloured >> (8 if coloured.dtype.itemsize == 2 else 0)).astype(np.uint8)
         if image.layout.samples > 1:
             return _in_rgb(image, values)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, NotImplementedError) as error:
         raise NotAnImageError("its colours cannot be made out") from error
     shown = _grey(values, _frame_header(header, number), window)
     return 255 - shown if image.photometric == "MONOCHROME1" else shown

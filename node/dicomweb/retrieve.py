@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import orjson
-from pydicom import dcmread
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 from starlette.exceptions import HTTPException
@@ -22,7 +21,12 @@ from node.dicomweb.images import (
     can_decode,
     image_of,
 )
-from node.dicomweb.instance_files import NotConvertibleError, as_stored, explicit_little_endian
+from node.dicomweb.instance_files import (
+    NotConvertibleError,
+    as_stored,
+    explicit_little_endian,
+    parsed,
+)
 from node.dicomweb.media_types import Body, Chosen, Form
 from node.dicomweb.multipart_body import MultipartBody, Part
 from node.dicomweb.resources import (
@@ -109,7 +113,7 @@ class Retrieve:
         tag = BaseTag(int(steps[0], 16))
         if tag == 0x7FE00010 and instance.pixel_bytes_available:
             return image_of(instance).all_uncompressed(self._codecs)
-        dataset = dcmread(held.path) if tag in PIXEL_TAGS else instance.header
+        dataset = parsed(held.path, [tag]) if tag in PIXEL_TAGS else instance.header
         for number, below in zip(steps[1::2], steps[2::2], strict=True):
             items = items_of(dataset, tag)
             if int(number) > len(items):
@@ -200,5 +204,5 @@ def _pixel_values(instance: Instance) -> list[tuple[int, str]]:
         return [(0x7FE00010, instance.pixel_vr or "OW")]
     if "Rows" not in instance.header:
         return []
-    found = dcmread(instance.path, defer_size=1024, specific_tags=list(PIXEL_TAGS))
+    found = parsed(instance.path, list(PIXEL_TAGS))
     return [(tag, vr) for tag, vr in PIXEL_TAGS.items() if tag in found]

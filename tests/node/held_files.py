@@ -17,6 +17,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    ParametricMapStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -163,6 +164,18 @@ def write_multi_frame(path, syntax):
         dataset.PixelData = np.stack(frames).tobytes()
     dataset["PixelData"].VR = "OB" if syntax == JPEGLSLossless else "OW"
     write_part10(path, dataset, syntax)
+    return path
+
+
+def write_float(path, values):
+    """Write a parametric map of one frame."""
+    dataset = _header(ParametricMapStorage)
+    dataset.StudyInstanceUID, dataset.NumberOfFrames = generate_uid(), 1
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = 32
+    dataset.FloatPixelData = values.tobytes()
+    write_part10(path, dataset, ExplicitVRLittleEndian)
     return path
 
 

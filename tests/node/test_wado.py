@@ -1,5 +1,6 @@
 """WADO-RS answers what is held in the form that a client asks for, with the values unchanged."""
 
+import base64
 import io
 import tracemalloc
 
@@ -8,7 +9,7 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from httpx2 import RemoteProtocolError
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -18,7 +19,9 @@ from pydicom.uid import (
 from requests import Session
 
 from node.codecs import Codecs
+from node.dicomweb.dicom_json import json_of
 from node.dicomweb.instance_files import explicit_little_endian
+from node.instances import read_instance
 from node.settings import load_settings
 from tests.node import held_files
 from tests.node.dicomweb_server import TOKEN, configure, dicomweb_server, http_client
@@ -314,12 +317,42 @@ def test_an_instance_that_turns_out_to_be_damaged_cuts_the_answer_off(tmp_path, 
     settings = load_settings(config)
     good, bad = files["ct"][0], tmp_path / "damaged.dcm"
     (path,) = files["frames in JPEG-LS"]
-    content = bytearray(path.read_bytes())  # the first frame stays, and is sent
-    for at in range(len(content) - 2000, len(content) - 200, 7):
-        content[at] ^= 0x55
+    content = bytearray(path.read_bytes())  # of which the last frame is no codestream any more
+    at = content.rindex(b"\xff\xd8\xff\xe8")
+    content[at : at + 2] = bytes(2)
     bad.write_bytes(content)
     hold(settings, [good, bad])
     with dicomweb_server(config) as settings, http_client(settings) as client:
         accept = {"Accept": 'multipart/related; type="application/dicom"'}
         with pytest.raises(RemoteProtocolError):
             client.get(url(good, level="study"), headers=accept)
+
+
+def test_pixels_that_are_no_integers_are_given_by_url(tmp_path):
+    config = configure(tmp_path)
+    path = held_files.write_float(tmp_path / "float.dcm", head().astype("<f4"))
+    hold(load_settings(config), [path])
+    with dicomweb_server(config) as settings, http_client(settings) as client:
+        (metadata,) = client.get(f"{url(path)}/metadata").json()
+        assert metadata["7FE00008"]["vr"] == "OF"
+        accept = {"Accept": "application/octet-stream"}
+        bulk = client.get(metadata["7FE00008"]["BulkDataURI"], headers=accept)
+        assert (np.frombuffer(bulk.content, "<f4").reshape(ROWS, COLUMNS) == head()).all()
+        whole = client.get(url(path), headers={"Accept": "application/dicom"})
+        assert dcmread(io.BytesIO(whole.content)).FloatPixelData == head().astype("<f4").tobytes()
+        assert client.get(f"{url(path)}/frames/1").status_code == 406
+
+
+def test_values_of_a_damaged_sequence_are_bytes(tmp_path, files):
+    path = tmp_path / "damaged.dcm"
+    dataset = dcmread(files["ct"][0])
+    dataset.RequestAttributesSequence = [Dataset()]
+    dataset.RequestAttributesSequence[0].RequestedProcedureID = "R1"
+    write_part10(path, dataset, ExplicitVRLittleEndian)
+    content = path.read_bytes()
+    at = content.index(b"R1") - 8
+    path.write_bytes(content[:at] + b"\xff" * 8 + content[at + 8 :])
+    made = json_of(read_instance(path).header)
+    assert made["00400275"]["vr"] == "UN"
+    assert base64.b64decode(made["00400275"]["InlineBinary"]).endswith(b"R1")
+    assert made["00280010"]["Value"] == [ROWS]
