@@ -66,7 +66,9 @@ def test_what_the_gate_passes_is_held_once_its_delivery_begins(bench, volume):
     assert len(holdings.instances(study)) == 3
     bench.catalogue.update_run(RUN.id, state=RunState.DELIVERING)
     held = holdings.instances(study)
-    objects = bench.folder(RUN.id).object_paths()
+    folder = bench.folder(RUN.id)
+    richest = folder.richest()
+    objects = [folder.path / one.name for one in folder.results() if one.instance_uid in richest]
     assert {one.path for one in held} >= set(objects)
     assert len(held) == 3 + len(objects)
     for one in held:
@@ -79,6 +81,9 @@ def test_what_the_gate_passes_is_held_once_its_delivery_begins(bench, volume):
     (answer,) = holdings.find(Level.STUDY, Dataset())
     assert {"CT", "SEG", "SR"} <= set(answer.ModalitiesInStudy)
     assert answer.NumberOfStudyRelatedInstances == len(held)
+    bench.catalogue.remove_study(study)
+    assert holdings.instances(study) == []
+    assert list(holdings.find(Level.STUDY, Dataset())) == []
 
 
 def test_what_the_gate_refuses_is_put_aside_and_fails_the_run_loudly(bench):
