@@ -149,7 +149,10 @@ def _as_agreed(path: Path, result: ResultFile, syntax: UID, peer: Peer) -> Itera
 
     A file without a name is gone when the process is, however it ends.
     """
-    instance = read_instance(path)
+    try:
+        instance = read_instance(path)
+    except ValueError as error:
+        raise PeerError(str(error), "restore it from the backup, or see to the disk") from None
     charset = CHARACTER_SETS[peer.charset]
     if syntax == instance.transfer_syntax and charset == UTF_8:
         yield instance

@@ -4,7 +4,7 @@ Command sets are Implicit VR Little Endian, whatever was negotiated (PS3.7 Secti
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydicom.uid import UID
@@ -21,6 +21,7 @@ SOP_CLASS_UID = 0x0002
 COMMAND_FIELD = 0x0100
 MESSAGE_ID = 0x0110
 RESPONDED_TO = 0x0120
+PRIORITY = 0x0700
 DATA_SET_TYPE = 0x0800
 STATUS = 0x0900
 ERROR_COMMENT = 0x0902
@@ -93,10 +94,21 @@ def response(request: CommandSet, answer: StoreAnswer) -> bytes:
     if answer.comment:
         elements.append((ERROR_COMMENT, _even(answer.comment[:COMMENT_LENGTH].encode(), b" ")))
     elements.append((SOP_INSTANCE_UID, request.get(SOP_INSTANCE_UID, b"")))
-    body = b"".join(
-        struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements
+    return _command_set(elements)
+
+
+def store_command(sop_class_uid: str, instance_uid: str, message_id: int) -> bytes:
+    """Return the command set of a C-STORE request, of medium priority."""
+    return _command_set(
+        [
+            (SOP_CLASS_UID, _even(sop_class_uid.encode(), b"\0")),
+            (COMMAND_FIELD, struct.pack("<H", C_STORE_RQ)),
+            (MESSAGE_ID, struct.pack("<H", message_id)),
+            (PRIORITY, struct.pack("<H", 0)),
+            (DATA_SET_TYPE, struct.pack("<H", 0x0001)),
+            (SOP_INSTANCE_UID, _even(instance_uid.encode(), b"\0")),
+        ]
     )
-    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
 
 
 def file_meta(request: StoreRequest) -> bytes:
@@ -113,6 +125,13 @@ def file_meta(request: StoreRequest) -> bytes:
     )
     group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(body))
     return b"\0" * 128 + b"DICM" + group_length + body
+
+
+def _command_set(elements: Iterable[tuple[int, bytes]]) -> bytes:
+    body = b"".join(
+        struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements
+    )
+    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
 
 
 def _element(number: int, vr: bytes, value: str) -> bytes:

@@ -6,25 +6,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
+from pydicom.filereader import read_partial
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from pynetdicom.status import code_to_category
 
 from node.intake import DUPLICATE_INSTANCE
-from node.reactor_checkpoint import hold_reactor_safely
 from node.settings import Peer, TLSSettings
+from node.store_transfer import StoredObject, TransferError, prepare, transfer
 from node.transport_security import CertificateError, client_context
 
-# Bytes go out as they lie in the file: nothing is decoded and encoded again on the way.
+# What pynetdicom itself sends from a file goes out as it lies there.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 Section 9.3.2.2: odd identifiers from 1 to 255
+_IDENTITY_ENDS = 0x00080018  # SOP Instance UID, which comes after SOP Class UID
 _CONNECTION_TIMEOUT = 10.0  # seconds
 _RESPONSE_TIMEOUT = 60.0
 
@@ -78,7 +82,8 @@ class Answer:
 def read_instance(path: Path) -> Instance:
     """What a file is (PS3.10 Section 7.1); ValueError if it is not Part 10."""
     try:
-        header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+        with path.open("rb") as file:
+            header = read_partial(file, lambda tag, _vr, _length: tag > _IDENTITY_ENDS)
         meta = header.file_meta
         meta_class, meta_instance = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
         sop_class = header.get("SOPClassUID") or meta_class
@@ -162,7 +167,7 @@ def _associate(
         evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
     )
     if association.is_established:
-        hold_reactor_safely(association)
+        prepare(association)
         return association
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
     if association.is_rejected:
@@ -219,23 +224,42 @@ def store(association: Association, instance: Instance, peer: Peer) -> Answer:
     """C-STORE one instance (PS3.7 Section 9.1.1); PeerError where the peer does not answer."""
     if not association.is_established:
         raise PeerError(f"{peer.name} ended the association", "see the peer's log")
-    try:
-        response = association.send_c_store(
-            instance.path if instance.consistent else _mended(instance)
-        )
-    except ValueError:  # no accepted presentation context
+    context_id = _context_id(association, instance)
+    if context_id is None:
         return Answer(instance, 0x0122, "no presentation context accepted")
-    if "Status" not in response:
-        raise PeerError(f"{peer.name} did not answer a C-STORE request", "see the peer's log")
-    return Answer(instance, response.Status, str(response.get("ErrorComment", "")))
+    with _sendable(instance) as stored:
+        try:
+            answer = transfer(association, context_id, stored, _RESPONSE_TIMEOUT)
+        except TransferError as error:
+            raise PeerError(f"{peer.name} {error}", error.remedy) from error
+    return Answer(instance, answer.status, answer.comment)
 
 
-def _mended(instance: Instance) -> Dataset:
-    """The data set with the identity that it lacks."""
+def _context_id(association: Association, instance: Instance) -> int | None:
+    """The accepted presentation context in which the instance can be sent as it is."""
+    wanted = (instance.sop_class, [instance.transfer_syntax])
+    for context in association.accepted_contexts:
+        if context.as_scu and (context.abstract_syntax, context.transfer_syntax) == wanted:
+            return context.context_id
+    return None
+
+
+@contextmanager
+def _sendable(instance: Instance) -> Iterator[StoredObject]:
+    """The file as it is, or one without a name whose data set has the identity that it lacks."""
+    about = (str(instance.sop_class), instance.instance_uid)
+    if instance.consistent:
+        yield StoredObject(instance.path, split_dataset(instance.path)[1], *about)
+        return
     dataset = dcmread(instance.path)
-    dataset.SOPClassUID = instance.sop_class
-    dataset.SOPInstanceUID = instance.instance_uid
-    return dataset
+    dataset.SOPClassUID, dataset.SOPInstanceUID = about
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    with TemporaryFile() as file:
+        dataset.save_as(file, enforce_file_format=True)
+        file.flush()
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        yield StoredObject(path, split_dataset(path)[1], *about)
 
 
 def _contexts(instances: Iterable[Instance]) -> list[PresentationContext]:
