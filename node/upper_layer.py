@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -67,7 +68,7 @@ MAXIMUM_OTHER = 32 << 20  # bytes; a request to commit 100 000 instances has 15 
 DISCARDED = 1 << 20  # bytes at once
 MOST_WAITING = 16  # requests; one may be outstanding (PS3.7 Annex D.3.3.3)
 P_DATA_TF = 0x04
-ESTABLISHED, ABORTED = "Sta6", "Sta13"  # PS3.8 Section 9.2.1
+AWAITING_REQUEST, ESTABLISHED, ABORTED = ("Sta1", "Sta2"), "Sta6", "Sta13"  # PS3.8 Section 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"
 _HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
 _VALUE_HEADER = struct.Struct(">LBB")  # PDV length, context ID, message control header
@@ -161,6 +162,10 @@ class WaitingUpperLayer(DULServiceProvider):
 
     def stop_dul(self) -> bool:
         """End the thread if nothing is connected; returns whether it has ended."""
+        connection = None if self.socket is None else self.socket.socket
+        if self.state_machine.current_state in AWAITING_REQUEST and connection is not None:
+            with suppress(OSError):  # it may be reading one that does not come
+                connection.shutdown(socket.SHUT_RDWR)
         self._ring()
         return super().stop_dul()
 

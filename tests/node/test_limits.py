@@ -19,7 +19,7 @@ from node.listener import Listener
 from node.settings import load_settings
 from tests.node.configuration import write_config
 from tests.node.listener_process import ListenerProcess
-from tests.node.test_listener import associate, spooled
+from tests.node.test_listener import associate
 from tests.node.test_upper_layer import command, pdu, pieces, raw, running
 from tests.slices import grid_affine, write_slices
 from tests.system.peers import await_true
@@ -100,18 +100,14 @@ def test_a_data_set_may_take_longer_than_an_association_may_be_idle(node, images
     association = associate(node.settings, contexts=contexts)
     encoded = encode(images[0], is_implicit_vr=False, is_little_endian=True)
     step = len(encoded) // 7
-    answered = []
-    reader = threading.Thread(target=lambda: answered.append(raw(association).recv(6)))
     raw(association).sendall(pdu((1, 3, command(images[0]))))
-    reader.start()
     for start in range(0, len(encoded), step):  # 0.5 s apart, where 2 s may pass in all
         value = encoded[start : start + step]
         raw(association).sendall(pdu((1, 2 if start + step >= len(encoded) else 0, value)))
         time.sleep(0.5)
-    reader.join(30)
-    assert answered[0][:1] == b"\x04"  # P-DATA-TF, and no abort
+    await_true(node.stored, 60, "the image to be stored")
     association.abort()
-    assert [path.stem for path in spooled(node.settings)] == [images[0].SOPInstanceUID]
+    assert [path.stem for path in node.stored()] == [images[0].SOPInstanceUID]
 
 
 def held(node):
@@ -163,6 +159,13 @@ def test_a_stranger_that_sends_a_byte_now_and_then_is_ended(node, what):
         else:
             pytest.fail("it is served for more than a minute")
     expect_as_before(node, before, megabytes)
+
+
+def test_a_request_that_trickles_ends_with_the_time_for_requests(tmp_path):
+    for settings in running(tmp_path, acse_timeout_seconds=1, idle_timeout_seconds=3600):
+        with socket.create_connection(("127.0.0.1", settings.node.port)) as connection:
+            connection.send(b"\x01")
+            await_true(lambda: is_ended(connection), 30, "the connection to end")
 
 
 def test_a_peer_that_trickles_within_a_pdu_is_ended(node):
