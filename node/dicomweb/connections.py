@@ -16,6 +16,7 @@ from h11._readers import ContentLengthReader
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 1000
+LARGEST_PIECE = 1 << 20  # bytes that are read at once; asyncio's own are a quarter
 REQUEST_SECONDS = 10.0  # from a connection, or the first byte of a request, to its headers' end
 READING_SECONDS = 60.0  # in which a client has to take about 64 KB of an answer
 
@@ -35,6 +36,8 @@ class PatientlyLimited(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # TLS has buffers of its own
+            transport.max_size = LARGEST_PIECE
         self._await_request()
         if len(self.connections) > MOST_CONNECTIONS:
             self._longest_waiting().make_room()

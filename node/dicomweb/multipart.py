@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from enum import Enum
+from functools import lru_cache
 
 from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser
@@ -92,8 +93,7 @@ class MultipartReader:
 
     def _header_ends(self) -> None:
         if self._field.lower() == b"content-type":
-            value = self._value.decode("latin-1")
-            self._media_type = parameters_of(value)[0]
+            self._media_type = _media_type(self._value.decode("latin-1"))
         self._field = self._value = b""
 
     def _headers_end(self) -> None:
@@ -120,6 +120,12 @@ class SinglePart:
     def close(self) -> Iterator[Event]:
         """Say that the body is over."""
         return iter((*self._begins, Mark.PART_ENDS))
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> str:
+    """The media type alone; parts of a body mostly say the same, and parsing it takes a while."""
+    return parameters_of(content_type)[0]
 
 
 def parameters_of(content_type: str) -> tuple[str, dict[str, str]]:
