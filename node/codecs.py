@@ -5,6 +5,7 @@ Codecs run in processes of their own, one for each thread that asks: a hostile f
 
 from dataclasses import dataclass
 from queue import Empty, LifoQueue
+from threading import BoundedSemaphore
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +72,16 @@ class Layout:
         return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
 
 
+MOST_PROCESSES = 8
+"""More only wait for the processors; each may take what its largest frame does."""
+
+
 class Codecs:
     """Decodes frames, from several threads too; close it to end the processes it started."""
 
     def __init__(self) -> None:
         self._idle: LifoQueue[DecodingProcess] = LifoQueue()
+        self._turn = BoundedSemaphore(MOST_PROCESSES)
 
     def __enter__(self) -> "Codecs":
         return self
@@ -114,16 +120,18 @@ class Codecs:
         return (values.astype(layout.dtype) << unused) >> unused
 
     def _in_process(self, codec: str, codestream: bytes, layout: Layout) -> Stored:
-        try:
-            process = self._idle.get_nowait()
-        except Empty:
-            process = DecodingProcess()
-        try:
-            values = process.decode(codec, codestream, layout.rows, layout.columns, layout.samples)
-        except Exception:
-            process.close()
-            raise
-        self._idle.put(process)
+        extents = (layout.rows, layout.columns, layout.samples)
+        with self._turn:
+            try:
+                process = self._idle.get_nowait()
+            except Empty:
+                process = DecodingProcess()
+            try:
+                values = process.decode(codec, codestream, *extents)
+            except Exception:
+                process.close()
+                raise
+            self._idle.put(process)
         return values[..., 0] if layout.samples == 1 else values
 
 
