@@ -10,9 +10,12 @@ from enum import Enum
 
 MULTIPART = "multipart/related"
 ANY = "*/*"
+LONGEST = 4096
+"""Characters that are read of what a client accepts; browsers send two hundred."""
+
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - of HTTP, RFC 9110 Section 5.6.2
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+")++')
 _PARAMETER = re.compile(
     # Many clients leave out the quotation marks of type=application/dicom.
     rf';\s*(?P<name>{_TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s;"]+))\s*'
@@ -82,6 +85,8 @@ def accepted(text: str) -> list[MediaRange]:
     """
     if not text.strip():
         return []
+    if len(text) > LONGEST:
+        raise MalformedAcceptError(f"Accept is longer than {LONGEST} characters")
     ranges = [_range(element.strip()) for element in _ELEMENT.findall(text) if element.strip()]
     if not ranges or '"' in _ELEMENT.sub("", text):
         raise MalformedAcceptError("Accept is no list of media types")

@@ -106,7 +106,9 @@ class Retrieve:
         content = self._value(held, steps)
         if chosen.body is Body.SINGLE:
             return streamed(content, OCTETS)
-        return in_parts(MultipartBody(OCTETS, [Part(OCTETS, str(request.url), content)]))
+        base = base_url(request, self._dicomweb)
+        url = f"{instance_url(base, held.key)}/bulkdata/{'/'.join(steps)}"
+        return in_parts(MultipartBody(OCTETS, [Part(OCTETS, url, content)]))
 
     def _value(self, held: HeldInstance, steps: Sequence[str]) -> Iterator[bytes]:
         instance = read_instance(held.path)
