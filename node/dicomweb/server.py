@@ -1,5 +1,6 @@
 """The role `dicomweb`: an HTTP server of its own for the DICOMweb application."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -7,7 +8,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 import uvicorn
@@ -26,13 +27,23 @@ from node.holdings import Holdings
 from node.reception import Intaker
 from node.settings import Settings
 from node.spool import Spool
-from node.transport_security import CertificateError, https_context
+from node.transport_security import HANDSHAKE_SECONDS, CertificateError, https_context
 
 log = structlog.get_logger()
 
 _LARGEST_HEADER = 32 << 10  # bytes of request line and headers
 _BACKLOG = 128
 _STOP_SECONDS = 10
+
+
+class PromptLoop(asyncio.SelectorEventLoop):
+    """asyncio's own event loop, which waits a minute for a TLS handshake unless it is told."""
+
+    async def create_server(self, *arguments: Any, **keywords: Any) -> asyncio.Server:
+        """Listen, with a limit to how long a handshake may take."""
+        if keywords.get("ssl"):
+            keywords["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        return await super().create_server(*arguments, **keywords)
 
 
 def run_dicomweb(settings: Settings) -> None:
@@ -96,7 +107,7 @@ def http_server(app: Starlette, secured_by: ssl.SSLContext | None) -> uvicorn.Se
     config = uvicorn.Config(
         app,
         http=PatientlyLimited,
-        loop="asyncio",
+        loop=f"{__name__}:PromptLoop",
         ws="none",
         lifespan="off",
         log_config=None,

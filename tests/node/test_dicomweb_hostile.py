@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from node.dicomweb import connections, limits
+from node.dicomweb import connections, limits, server
 from tests.node.dicomweb_server import (
     MULTIPART,
     TOKEN,
@@ -279,6 +279,31 @@ def test_a_stranger_is_refused_before_the_body_and_gets_to_see_it(node, file, mo
     assert is_served(node, file)
 
 
+@pytest.mark.parametrize("size", [50_000, 50 << 20])
+def test_an_answer_that_is_not_read_is_given_up(monkeypatch, size):
+    monkeypatch.setattr(connections, "READING_SECONDS", 0.5)
+    ended = threading.Event()
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+        ended.set()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = server.http_server(app, None)
+    serving.config.timeout_keep_alive = 1
+    thread = threading.Thread(target=serving.run, args=[[listening]])
+    thread.start()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listening.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n")
+        assert ended.wait(PATIENT)
+        await_true(lambda: not serving.server_state.connections)
+    serving.should_exit = True
+    thread.join()
+
+
 def secured_server(folder):
     authorities = folder / "ca.crt"
     AUTHORITY.cert_pem.write_to_path(authorities)
@@ -323,7 +348,8 @@ def test_over_tls_a_renewed_certificate_is_shown_and_a_broken_one_is_not(tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1")
-def test_over_tls_the_old_and_the_silent_are_not_served(tmp_path, file):
+def test_over_tls_the_old_and_the_silent_are_not_served(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 1.0)
     with secured_server(tmp_path) as settings:
         silent = [opened(settings) for _ in range(20)]
         old = trusting()
@@ -333,4 +359,5 @@ def test_over_tls_the_old_and_the_silent_are_not_served(tmp_path, file):
             old.wrap_socket(plain)
         assert serial(settings)
         for one in silent:
+            assert until_closed(one) == b""
             one.close()
