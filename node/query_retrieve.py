@@ -133,7 +133,7 @@ class QueryDesk:
             )
             yield None, None
             return
-        retrieval = Retrieval(_calling(event), to_peer(peer, self.settings))
+        retrieval = Retrieval(_calling(event), to_peer(peer, self.settings), peer)
         yield peer.host, peer.port, {"retrieval": retrieval}
         yield from self._retrieve(event, peer.name, retrieval)
 

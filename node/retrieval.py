@@ -6,12 +6,11 @@ and what it takes for the association that it sends them on puts the files in th
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, cast
 
 import structlog
 from pydicom import Dataset, dcmread
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
@@ -20,7 +19,8 @@ from pynetdicom.status import code_to_category
 from node.holdings import HeldInstance
 from node.settings import Peer, Settings
 from node.spool import InstanceKey
-from node.store_scu import PeerError, associated
+from node.store_request import MoveOriginator
+from node.store_scu import Instance, PeerError, associated, store
 
 log = structlog.get_logger()
 
@@ -36,13 +36,16 @@ class Retrieval:
     """Sends the instances of one request by C-STORE, and counts.
 
     `associate` gives the association to send on when the first of them goes out; it may raise
-    PeerError, and leaves what is to be done at the end.
+    PeerError, and leaves what is to be done at the end. `peer` is where it leads to, if not back.
     """
 
     is_established = True
 
-    def __init__(self, calling_ae_title: str, associate: Associate) -> None:
+    def __init__(
+        self, calling_ae_title: str, associate: Associate, peer: Peer | None = None
+    ) -> None:
         self._calling = calling_ae_title
+        self._peer = peer
         self._associate = associate
         self._association: Association | None = None
         self._has_begun = False
@@ -66,7 +69,8 @@ class Retrieval:
         held = self._held[_key(reference)]
         if not self._has_begun:
             self._begin()
-        answer = self._sent(held, msg_id, originator_id)
+        answer = Dataset()
+        answer.Status = self._sent(held, msg_id, originator_id)
         if code_to_category(answer.Status) in ("Success", "Warning"):
             self.sent += 1
             return answer
@@ -87,26 +91,27 @@ class Retrieval:
         except PeerError as error:
             log.warning("retrieve.no_association", reason=str(error), remedy=error.remedy)
 
-    def _sent(self, held: HeldInstance, message: int, originator: int | None) -> Dataset:
+    def _sent(self, held: HeldInstance, message: int, originator: int | None) -> int:
         association = self._association
         if association is None or not association.is_established:
-            return _status(_NO_ASSOCIATION)
+            return _NO_ASSOCIATION
+        syntax = _agreed(held, association.accepted_contexts)
+        if syntax is None:
+            return _NO_CONTEXT
         try:
-            content = _sendable(held, association.accepted_contexts)
-            if content is None:
-                return _status(_NO_CONTEXT)
+            if self._peer is not None and syntax == held.transfer_syntax:
+                by = MoveOriginator(self._calling, originator or 0)
+                return store(association, _instance(held), self._peer, by).status
+            content = held.path if syntax == held.transfer_syntax else dcmread(held.path)
             # The method of the class: that of an association that was asked is replaced by ours.
-            answer = Association.send_c_store(
-                association,
-                content,
-                msg_id=message,
-                originator_aet=self._calling if originator is not None else None,
-                originator_id=originator,
-            )
+            answer = Association.send_c_store(association, content, msg_id=message)
+        except PeerError as error:
+            log.warning("retrieve.no_association", reason=str(error), remedy=error.remedy)
+            return _NO_ASSOCIATION
         except Exception:  # the file may be gone, or the connection: the others may still go
             log.exception("object.unreadable", instance=held.key.instance)
-            return _status(_NOT_READ)
-        return answer if "Status" in answer else _status(_NO_ASSOCIATION)
+            return _NOT_READ
+        return int(answer.get("Status", _NO_ASSOCIATION))
 
 
 class RetrievingEntity(AE):
@@ -152,25 +157,25 @@ def _contexts(instances: Sequence[HeldInstance]) -> list[PresentationContext]:
     return [build_context(*pair) for pair in sorted(pairs | native)][:_MOST_CONTEXTS]
 
 
-def _sendable(held: HeldInstance, accepted: Sequence[PresentationContext]) -> Path | Dataset | None:
-    """The file where its transfer syntax is accepted, else native data, which can be encoded anew.
+def _agreed(held: HeldInstance, accepted: Sequence[PresentationContext]) -> UID | None:
+    """The transfer syntax to send an instance in: its own, or of native data another native one.
 
     None where no context is for it.
     """
-    syntaxes = {
+    syntaxes = [
         one.transfer_syntax[0]
         for one in accepted
         if one.as_scu and one.abstract_syntax == held.sop_class_uid
-    }
+    ]
     if held.transfer_syntax in syntaxes:
-        return held.path
-    native = {one for one in syntaxes if one.is_little_endian and not one.is_compressed}
-    if native and held.transfer_syntax.is_little_endian and not held.transfer_syntax.is_compressed:
-        return dcmread(held.path)  # explicit, implicit or deflated: pydicom encodes it
-    return None
+        return held.transfer_syntax
+    if held.transfer_syntax.is_compressed or not held.transfer_syntax.is_little_endian:
+        return None
+    # Explicit, implicit or deflated: pydicom encodes it.
+    native = (one for one in syntaxes if one.is_little_endian and not one.is_compressed)
+    return next(native, None)
 
 
-def _status(code: int) -> Dataset:
-    status = Dataset()
-    status.Status = code
-    return status
+def _instance(held: HeldInstance) -> Instance:
+    sop_class, uid = UID(held.sop_class_uid), held.key.instance
+    return Instance(held.path, sop_class, uid, held.transfer_syntax, consistent=True)

@@ -26,6 +26,8 @@ DATA_SET_TYPE = 0x0800
 STATUS = 0x0900
 ERROR_COMMENT = 0x0902
 SOP_INSTANCE_UID = 0x1000
+MOVE_ORIGINATOR = 0x1030
+MOVE_MESSAGE_ID = 0x1031
 
 CommandSet = Mapping[int, bytes]
 """Element number in group 0000 -> value as it came."""
@@ -97,8 +99,24 @@ def response(request: CommandSet, answer: StoreAnswer) -> bytes:
     return _command_set(elements)
 
 
-def store_command(sop_class_uid: str, instance_uid: str, message_id: int) -> bytes:
+@dataclass(frozen=True)
+class MoveOriginator:
+    """Whose C-MOVE request a C-STORE request is a part of (PS3.7 Section 9.1.1.1.6)."""
+
+    ae_title: str
+    message_id: int
+
+
+def store_command(
+    sop_class_uid: str, instance_uid: str, message_id: int, originator: MoveOriginator | None = None
+) -> bytes:
     """Return the command set of a C-STORE request, of medium priority."""
+    moved = []
+    if originator is not None:
+        moved = [
+            (MOVE_ORIGINATOR, _even(originator.ae_title.encode(), b" ")),
+            (MOVE_MESSAGE_ID, struct.pack("<H", originator.message_id)),
+        ]
     return _command_set(
         [
             (SOP_CLASS_UID, _even(sop_class_uid.encode(), b"\0")),
@@ -107,6 +125,7 @@ def store_command(sop_class_uid: str, instance_uid: str, message_id: int) -> byt
             (PRIORITY, struct.pack("<H", 0)),
             (DATA_SET_TYPE, struct.pack("<H", 0x0001)),
             (SOP_INSTANCE_UID, _even(instance_uid.encode(), b"\0")),
+            *moved,
         ]
     )
 

@@ -4,7 +4,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -21,6 +21,7 @@ from pynetdicom.status import code_to_category
 
 from node.intake import DUPLICATE_INSTANCE
 from node.settings import Peer, TLSSettings
+from node.store_request import MoveOriginator
 from node.store_transfer import StoredObject, TransferError, prepare, transfer
 from node.transport_security import CertificateError, client_context
 
@@ -220,7 +221,12 @@ def accepted_contexts(
         return list(association.accepted_contexts)
 
 
-def store(association: Association, instance: Instance, peer: Peer) -> Answer:
+def store(
+    association: Association,
+    instance: Instance,
+    peer: Peer,
+    originator: MoveOriginator | None = None,
+) -> Answer:
     """C-STORE one instance (PS3.7 Section 9.1.1); PeerError where the peer does not answer."""
     if not association.is_established:
         raise PeerError(f"{peer.name} ended the association", "see the peer's log")
@@ -229,7 +235,8 @@ def store(association: Association, instance: Instance, peer: Peer) -> Answer:
         return Answer(instance, 0x0122, "no presentation context accepted")
     with _sendable(instance) as stored:
         try:
-            answer = transfer(association, context_id, stored, _RESPONSE_TIMEOUT)
+            moved = replace(stored, originator=originator)
+            answer = transfer(association, context_id, moved, _RESPONSE_TIMEOUT)
         except TransferError as error:
             raise PeerError(f"{peer.name} {error}", error.remedy) from error
     return Answer(instance, answer.status, answer.comment)

@@ -28,6 +28,7 @@ from node.store_request import (
     ERROR_COMMENT,
     RESPONDED_TO,
     STATUS,
+    MoveOriginator,
     StoreAnswer,
     number,
     read_command_set,
@@ -66,6 +67,7 @@ class StoredObject:
     offset: int
     sop_class: str
     instance_uid: str
+    originator: MoveOriginator | None = None
 
 
 class TransportGate:
@@ -116,7 +118,9 @@ def _transfer(
     with stored.path.open("rb", buffering=0) as file, _held(association) as connection:
         length = os.fstat(file.fileno()).st_size - stored.offset
         batch = _gate(association).batch(context_id, size)
-        command = store_command(stored.sop_class, stored.instance_uid, _MESSAGE_ID)
+        command = store_command(
+            stored.sop_class, stored.instance_uid, _MESSAGE_ID, stored.originator
+        )
         connection.settimeout(seconds)
         try:
             # Held back until data follows: two packets would wake the peer twice.

@@ -387,6 +387,27 @@ def test_the_destination_hears_who_asked_and_what_it_refuses_is_told(hospital):
     assert isinstance(failed.FailedSOPInstanceUIDList, str)
 
 
+def test_native_data_go_encoded_anew_where_the_destination_takes_no_other(hospital):
+    came = []
+    destination = AE(ae_title="ASKER")
+    destination.add_supported_context(CTImageStorage, ImplicitVRLittleEndian)
+    server = destination.start_server(
+        ("127.0.0.1", hospital.asker_port),
+        block=False,
+        evt_handlers=[(evt.EVT_C_STORE, lambda event: came.append(event.dataset) or 0x0000)],
+    )
+    association = hospital.associate([build_context(Move)])
+    query = keys("STUDY", StudyInstanceUID=hospital.study)
+    *_, (last, _) = association.send_c_move(query, "ASKER", Move)
+    association.release()
+    server.shutdown()
+    counts = last.NumberOfCompletedSuboperations, last.NumberOfFailedSuboperations
+    assert (last.Status, counts) == (0xB000, (SLICES, SLICES))
+    pixels = {str(one.SOPInstanceUID): one.PixelData for one in came}
+    sent = [dcmread(path) for path in hospital.paths[:SLICES]]
+    assert pixels == {str(one.SOPInstanceUID): one.PixelData for one in sent}
+
+
 def test_a_retrieval_is_cancelled(hospital):
     def take(event):
         event.assoc.send_c_cancel(1, query_model=Get)
