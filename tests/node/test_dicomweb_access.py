@@ -1,6 +1,9 @@
 """The DICOMweb server is for those who hold a token, and says nothing to others."""
 
+import json
 import socket
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -131,6 +134,18 @@ def test_a_token_needs_a_name_that_can_be_an_ae_title():
     done = CliRunner().invoke(app, ["token", "a name that is too long"])
     assert done.exit_code == 1
     assert "up to 16" in done.output
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    command = [sys.executable, "-m", "node", "serve", "--role", "dicomweb", "--config"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = configure(tmp_path, section(f"port = {taken.getsockname()[1]}"))
+        done = subprocess.run([*command, config], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 1
+    (event,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert event["event"] == "dicomweb.cannot_start"
+    assert "Address already in use" in event["reason"]
+    assert "overread check" in event["remedy"]
 
 
 def test_check_says_whether_the_port_is_free(tmp_path):
