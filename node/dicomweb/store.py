@@ -28,7 +28,7 @@ from node.dicomweb.store_response import store_response
 from node.dicomweb.upload import Outcome, Sender, Upload
 from node.dicomweb.urls import base_url
 from node.intake import IntakeError
-from node.reception import Intaker
+from node.reception import PIECE, Intaker
 from node.spool import InvalidUIDError, check_uid
 
 log = structlog.get_logger()
@@ -117,7 +117,7 @@ class StoreService:
                     continue
                 elif isinstance(event, memoryview):
                     pieces.append(event)
-                    size += len(event)
+                    size += len(event) + PIECE
                     if size > HANDED_OVER:
                         await loop.run_in_executor(self._threads, upload.add, pieces)
                         pieces, size = [], 0

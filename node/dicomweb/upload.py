@@ -1,5 +1,6 @@
 """One Part 10 file on its way into the spool, the same way as a data set of C-STORE."""
 
+import threading
 from dataclasses import dataclass
 
 import structlog
@@ -37,11 +38,12 @@ class Outcome:
 
 
 class Upload:
-    """Takes a file piece by piece; `finish` or `drop` ends it. One thread at a time."""
+    """Takes a file piece by piece, in any thread; `finish` or `drop` ends it."""
 
     def __init__(self, intaker: Intaker, sender: Sender, trouble: str = "") -> None:
         self._intaker = intaker
         self._sender = sender
+        self._lock = threading.Lock()  # a file is not closed while it is written to
         self._head = bytearray()
         self._class_uid = self._instance_uid = ""
         self._reception: Reception | None = None
@@ -49,13 +51,14 @@ class Upload:
 
     def add(self, pieces: list[memoryview]) -> None:
         """Take the next pieces; trouble is told at the end."""
-        for piece in pieces:
-            if self._refusal is not None:
-                return
-            if self._reception is None:
-                self._begin(piece)
-            else:
-                self._reception.add(piece)
+        with self._lock:
+            for piece in pieces:
+                if self._refusal is not None:
+                    return
+                if self._reception is None:
+                    self._begin(piece)
+                else:
+                    self._reception.add(piece)
 
     def finish(self, pieces: list[memoryview]) -> Outcome:
         """Take the last pieces; if the answer is Success, the instance is on the disk."""
@@ -68,8 +71,9 @@ class Upload:
 
     def drop(self) -> None:
         """Forget the file."""
-        if self._reception is not None:
-            self._reception.drop()
+        with self._lock:
+            if self._reception is not None:
+                self._reception.drop()
 
     def _begin(self, piece: memoryview) -> None:
         known = len(self._head)
