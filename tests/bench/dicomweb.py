@@ -2,8 +2,8 @@
 
     python tests/bench/dicomweb.py [ROUNDS [IMAGES]]
 
-Both hold the same series of CT slices of 525 KB, in processes of their own. One client asks each in
-turn. CPU is that of the server alone, its children included.
+Both hold the same series of CT slices of 525 KB, and 20 of them as JPEG-LS, in processes of their
+own. One client asks each in turn. CPU is that of the server alone, its children included.
 """
 
 import os
@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import imagecodecs
 import numpy as np
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLSLossless
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -43,6 +46,7 @@ REQUESTS = {
     "search of instances": ("{series}/instances", "application/dicom+json"),
     "metadata of the series": ("{series}/metadata", "application/dicom+json"),
     "series as stored": ("{series}", f"{DICOM}; transfer-syntax=*"),
+    "20 JPEG-LS images, decoded": ("{compressed}", DICOM),
     "50 frames, one by one": ("{frames}", f"{OCTETS}; transfer-syntax=*"),
     "20 pictures": ("{pictures}", "image/jpeg"),
 }
@@ -107,6 +111,8 @@ def urls(path, paths):
     """The URLs of a request, relative to the base."""
     keys = [key_of(one) for one in paths]
     series = f"/studies/{keys[0].study}/series/{keys[0].series}"
+    if path == "{compressed}":
+        return [f"/studies/{keys[-1].study}/series/{keys[-1].series}"]
     if path == "{frames}":
         return [f"{series}/instances/{key.instance}/frames/1" for key in keys[:50]]
     if path == "{pictures}":
@@ -149,12 +155,27 @@ def measure(servers, paths, rounds):
             )
 
 
+def compress(header, _k):
+    values = np.frombuffer(header.PixelData, np.int16).reshape(512, 512)
+    header.PixelRepresentation, header.RescaleIntercept = 0, "-1024"
+    header.PixelData = encapsulate([imagecodecs.jpegls_encode((values + 1024).astype(np.uint16))])
+    header["PixelData"].VR = "OB"
+    header["PixelData"].is_undefined_length = True
+
+
 def main():
     rounds, images = (int(one) for one in (sys.argv[1:] + ["5", "300"][len(sys.argv) - 1 :])[:2])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stored = np.resize(phantom(4), (images, 512, 512)).astype(np.int16)
         paths = write_slices(folder / "series", stored, grid_affine())
+        paths += write_slices(
+            folder / "compressed",
+            stored[:20],
+            grid_affine(),
+            transfer_syntax=JPEGLSLossless,
+            change=compress,
+        )
         with overread(folder / "ours", paths) as ours, orthanc(folder / "orthanc", paths) as theirs:
             measure({"ours": ours, "orthanc": theirs}, paths, rounds)
 

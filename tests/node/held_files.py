@@ -185,7 +185,11 @@ def _header(sop_class):
     dataset.SeriesInstanceUID, dataset.Modality = generate_uid(), "OT"
     dataset.PatientID, dataset.PatientName = "T100", "Müller^Jörg"
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.StudyDate, dataset.SeriesNumber, dataset.InstanceNumber = "20260102", 7, 1
+    # What it says of the study is what the CT of tests.slices says: a study is described once.
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20260102", "101112", "1"
+    dataset.AccessionNumber, dataset.ReferringPhysicianName = "A100", ""
+    dataset.PatientBirthDate = dataset.PatientSex = ""
+    dataset.SeriesNumber, dataset.InstanceNumber = 7, 1
     return dataset
 
 
