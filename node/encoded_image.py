@@ -6,7 +6,7 @@ does not know is left to pydicom's reader, which is slower.
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import accumulate
 from mmap import mmap
@@ -35,6 +35,7 @@ MAXIMUM_HEADER = 64 << 20  # bytes; the functional groups of 10 000 frames have 
 MAXIMUM_UNUSUAL = 8 << 20  # bytes of a header that pydicom has to read, which takes longer
 MAXIMUM_TRAILER = 1 << 20  # bytes behind the pixel data: signatures, padding
 _PIXEL_DATA = (0x7FE00010, FIRST_PIXEL_TAG, 0x7FE00009)  # integer, float, double float
+_FIRST_TAG = 0x00080000
 _ITEM = 0xFFFEE000
 _SEQUENCE_END = 0xFFFEE0DD
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
@@ -49,6 +50,8 @@ _TEXTS = (
 )
 _NUMBERS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 _TAGS = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in (*_TEXTS, *_NUMBERS)}
+_META_GROUP = b"\x02\x00"  # with which a big endian data set would pass for file meta, too
+_FOREIGN = "it has elements that belong into no data set"
 _CUT_SHORT = "data set is cut short"
 _CUT_SHORT_IN_PIXEL_DATA = f"{_CUT_SHORT} in the pixel data"
 _NO_IMAGE = "no pixel data: not an image, or cut short"
@@ -91,6 +94,8 @@ def attributes_of_image(encoded: EncodedBytes, transfer_syntax: UID) -> Attribut
     """
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         encoded = EncodedBytes([_inflate(encoded.between(encoded.start, encoded.size))])
+    if encoded.between(encoded.start, encoded.start + 2) == _META_GROUP:
+        raise BrokenImageError(_FOREIGN)
     implicit = transfer_syntax.is_implicit_VR
     try:
         if not transfer_syntax.is_little_endian:
@@ -124,6 +129,7 @@ def _walked(encoded: EncodedBytes, *, implicit: bool) -> tuple[Attributes, int]:
             if error.end > MAXIMUM_HEADER:
                 raise BrokenImageError("the header is longer than any image's") from None
             length = min(max(error.end, 2 * length), MAXIMUM_HEADER)
+    _check_groups(elements)
     values = {
         keyword: element.value or b"" if (element := elements.get(tag)) else b""
         for keyword, tag in _TAGS.items()
@@ -151,6 +157,7 @@ def _read(encoded: EncodedBytes, transfer_syntax: UID) -> tuple[Attributes, int]
         stop_when=lambda tag, _vr, _length: tag >= FIRST_PIXEL_TAG or next(left, None) is None,
     )
     _check_whole(header)
+    _check_groups(header.keys())
     found = {keyword: header.get(keyword) for keyword in _TAGS}
     attributes = {key: "" if value is None else str(value).strip() for key, value in found.items()}
     return attributes, encoded.start + stream.tell()
@@ -163,6 +170,15 @@ def _inflate(deflated: bytes) -> bytes:
     if not inflater.eof:
         raise BrokenImageError(f"{_CUT_SHORT}, or inflates beyond the limit")
     return inflated
+
+
+def _check_groups(tags: Iterable[BaseTag]) -> None:
+    """Refuse what would be read otherwise from the file, where the file meta comes before it.
+
+    No data set has elements of groups 0000 to 0007 (PS3.5 Section 7.1).
+    """
+    if min(map(int, tags), default=_FIRST_TAG) < _FIRST_TAG:  # BaseTag compares slowly
+        raise BrokenImageError(_FOREIGN)
 
 
 def _check_whole(dataset: Dataset) -> None:

@@ -112,6 +112,8 @@ def series(tmp_path_factory):
 )
 @given(which=st.integers(0, len(TRANSFER_SYNTAXES) - 1), edits=EDITS, packed=st.booleans())
 @example(which=0, edits=[("insert", 0.0, 255)], packed=False)  # lengths that were allocated
+@example(which=2, edits=[("number", 0.0, 0)], packed=False)  # an element of group 0000
+@example(which=2, edits=[("number", 0.0, 2)], packed=False)  # one of 0200 that reads as 0002
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_image_breaks_neither_the_intake_nor_what_reads_the_spool(
     series, which, edits, packed

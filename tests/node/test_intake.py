@@ -128,6 +128,19 @@ def test_hostile_or_missing_study_and_series_uids_are_refused(fresh, keyword, ho
     assert refused(fresh).status == CANNOT_UNDERSTAND
 
 
+@pytest.mark.parametrize("syntax", [s for s in SYNTAXES if not s.is_deflated])
+@pytest.mark.parametrize("group", [0x0000, 0x0002])
+def test_elements_of_commands_and_files_are_refused_in_a_data_set(fresh, syntax, group):
+    """A reader of the file would take them for the file's own: another transfer syntax, say."""
+    order = "little" if syntax.is_little_endian else "big"
+    tag = group.to_bytes(2, order) + (0x10).to_bytes(2, order)
+    value = b"1.2.840.10008.1.2\0"
+    length = len(value).to_bytes(4, order)
+    head = tag + (length if syntax.is_implicit_VR else b"UI" + len(value).to_bytes(2, order))
+    error = refused(fresh, syntax, raw=head + value + encoded(fresh, syntax))
+    assert error.status == CANNOT_UNDERSTAND
+
+
 def test_what_is_no_image_is_refused(fresh):
     del fresh.PixelData
     error = refused(fresh)

@@ -185,9 +185,9 @@ def test_a_peer_that_trickles_within_a_pdu_is_ended(node):
 def test_a_thousand_silent_connections_take_little_and_keep_nobody_out(node):
     before, megabytes = held(node), node.megabytes()
     silent = []
-    for _ in range(1000):
+    for number in range(1000):
         silent.append(connected(node))
-        assert node.threads() < before[0] + 3 * node.settings.node.max_associations
+        assert number % 50 or node.threads() < before[0] + 3 * node.settings.node.max_associations
     assert node.megabytes() < megabytes + 24
     await_true(node.answers, 60, "the others to be served")
     for one in silent:

@@ -35,7 +35,7 @@ from tests.node.test_listener import DCMTK, ENVIRONMENT, associate
 from tests.node.test_storage_commitment import ask
 from tests.system.peers import await_true
 
-EXAMPLES = int(os.environ.get("OVERREAD_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("OVERREAD_FUZZ_EXAMPLES", "40"))
 CAPTURED = Path(__file__).parent / "associations"
 SILENCE = 45  # seconds; a peer that stays silent after connecting has 30
 
