@@ -17,5 +17,9 @@ def base_url(request: Request, dicomweb: DicomwebSettings) -> str:
     if dicomweb.url:
         return dicomweb.url
     named = _HOST.fullmatch(request.headers.get("host", ""))
-    host = named[1] if named else dicomweb.host
+    host = named[1] if named else _bracketed(dicomweb.host)
     return f"{'https' if dicomweb.tls else 'http'}://{host}:{dicomweb.port}{dicomweb.path}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
