@@ -14,9 +14,9 @@ from tests.node.configuration import write_config
 RUN = "0123456789abcdef0123456789abcdef"
 
 
-def checked_run(folder, pacs_port, *lines, results):
+def checked_run(folder, pacs_port, *lines, results, **node):
     """The workbench of a node with that run; `lines` of the configuration are its peer's."""
-    config = write_config(folder, pacs_port=pacs_port)
+    config = write_config(folder, pacs_port=pacs_port, **node)
     config.write_text(config.read_text().replace("[[routes]]", "\n".join((*lines, "[[routes]]"))))
     settings = load_settings(config)
     bench = Workbench(settings, Catalogue(settings.database_url))
