@@ -9,6 +9,10 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pynetdicom import build_context
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
+    StorageCommitmentPushModel,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from inference.bundle import find_bundle
@@ -297,6 +301,8 @@ def _peer(peer: Peer, settings: Settings) -> Iterator[Result]:
     forms = {route.segmentation for route in settings.routes if peer.name in route.results_to}
     if forms:
         yield from _acceptance(peer, settings, forms)
+    if peer.commitment:
+        yield _commitment(peer, settings)
 
 
 def _host_resolves(host: str) -> bool:
@@ -321,6 +327,18 @@ def _acceptance(
     agreed = agreed_syntaxes(accepted)
     for outcome in choose(results, agreed, peer.objects, peer.languages).outcomes:
         yield _kind_result(peer, outcome, agreed)
+
+
+def _commitment(peer: Peer, settings: Settings) -> Result:
+    subject = f"peer {peer.name}, storage commitment"
+    node, contexts = settings.node, [build_context(StorageCommitmentPushModel)]
+    try:
+        accepted_contexts(peer, node.ae_title, contexts, tls=settings.tls)
+    except PeerError as error:
+        remedy = "enable it at the peer, or set its 'commitment' to false"
+        return Result(subject, Outcome.FAILED, str(error), remedy)
+    text = f"can be asked; it reports to {node.ae_title} at this machine, port {node.port}"
+    return Result(subject, Outcome.OK, text)
 
 
 def _expected(peer: Peer, forms: Collection[SegmentationForm]) -> Iterator[ResultFile]:

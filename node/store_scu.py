@@ -158,6 +158,7 @@ def _associate(
     entity.connection_timeout = _CONNECTION_TIMEOUT
     entity.acse_timeout = _CONNECTION_TIMEOUT
     entity.dimse_timeout = _RESPONSE_TIMEOUT
+    entity.network_timeout = None  # it is this side that is idle, while it sends a large object
     association = entity.associate(
         peer.host,
         peer.port,

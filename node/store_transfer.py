@@ -3,7 +3,7 @@
 pynetdicom 3.0.4 makes a chain of objects of each PDU, puts them all in a queue and polls. Here a
 batch of PDUs is read into one buffer between headers that are there already, and sent by one call;
 the answer is read where it is waited for. pynetdicom negotiates, releases and aborts as ever, and
-its threads stand still meanwhile. This touches its private names:
+leaves the connection alone meanwhile. This touches its private names:
 `tests/node/test_store_transfer.py` fails where an update changes what they mean.
 """
 
@@ -37,11 +37,12 @@ from node.store_request import (
 
 LARGEST_PDU = 131072
 """Bytes that a PDU of ours has at most, whatever the peer takes; more is not faster."""
-_BATCH = 1 << 20  # bytes that are read and sent by one call
+_BATCH = 1 << 19  # bytes that are read and sent by one call, while the peer takes those before
 _MOST_PDUS = 512  # IOV_MAX is 1024
 _MESSAGE_ID = 1  # one operation at a time
 _MOST_COMMAND = 1 << 16  # bytes of a response's command set
 _END_SECONDS = 5.0
+_PASSES_WITHIN = 30.0  # seconds; it comes by a thousand times a second
 _MEND_DISK = "see to the disk, or restore the file"
 _P_DATA_TF, _A_RELEASE_RQ, _A_ABORT = 0x04, 0x05, 0x07
 _HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
@@ -76,10 +77,12 @@ class TransportGate:
     def __init__(self, association: Association) -> None:
         self._look = association.dul._is_transport_event
         self.held = threading.Lock()
+        self.is_passed = threading.Event()
         self._batch: _Batch | None = None
 
     def __call__(self) -> bool:
         """Whether something happened on the connection; waits while a transfer has it."""
+        self.is_passed.set()
         with self.held:
             return self._look()
 
@@ -93,7 +96,10 @@ class TransportGate:
 def prepare(association: Association) -> None:
     """Make an established association, on which nothing was sent yet, ready for transfers."""
     hold_reactor_safely(association)
-    association.dul._is_transport_event = TransportGate(association)  # type: ignore[method-assign]
+    gate = TransportGate(association)
+    association.dul._is_transport_event = gate  # type: ignore[method-assign]
+    # Until its thread has come by, it may still be about to look without asking the gate.
+    gate.is_passed.wait(_PASSES_WITHIN)
 
 
 def transfer(
@@ -143,22 +149,20 @@ def _transfer(
 
 @contextmanager
 def _held(association: Association) -> Iterator[socket.socket]:
-    """The association's connection, its own threads standing still."""
-    association._reactor_checkpoint.clear()
-    try:
-        with _gate(association).held:
-            transport = association.dul.socket
-            connection = None if transport is None else transport.socket
-            if connection is None or connection.fileno() < 0:
-                raise TransferError("ended the association")
-            try:
-                yield connection
-            finally:
-                association.dul._idle_timer.restart()
-                if connection.fileno() >= 0:
-                    connection.settimeout(None)
-    finally:
-        association._reactor_checkpoint.set()
+    """The association's connection, which the upper layer leaves alone meanwhile.
+
+    Its reactor goes on, and finds nothing: to have it stand still takes a millisecond an object.
+    """
+    with _gate(association).held:
+        transport = association.dul.socket
+        connection = None if transport is None else transport.socket
+        if connection is None or connection.fileno() < 0:
+            raise TransferError("ended the association")
+        try:
+            yield connection
+        finally:
+            if connection.fileno() >= 0:
+                connection.settimeout(None)
 
 
 def _gate(association: Association) -> TransportGate:

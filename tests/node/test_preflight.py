@@ -12,6 +12,7 @@ from pynetdicom.sop_class import (
     ComprehensiveSRStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
+    StorageCommitmentPushModel,
     Verification,
 )
 from sqlalchemy import update
@@ -123,6 +124,16 @@ def test_a_label_map_has_a_class_of_its_own(pacs):
     config.write_text(text)
     result = results(config)["peer pacs, segmentation"]
     assert "does not accept Label Map Segmentation Storage" in result["text"]
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_whether_a_peer_can_be_asked_to_commit_is_found(pacs, accepts):
+    config = pacs(*([StorageCommitmentPushModel] if accepts else []))
+    config.write_text(config.read_text().replace("[[routes]]", "commitment = true\n[[routes]]"))
+    found = results(config)["peer pacs, storage commitment"]
+    assert found["outcome"] == ("ok" if accepts else "failed")
+    assert ("OVERREAD" in found["text"]) is accepts
+    assert ("commitment" in found["remedy"]) is not accepts
 
 
 def test_a_peer_that_does_not_answer_is_found(tmp_path):

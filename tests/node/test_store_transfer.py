@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, build_context, evt
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.sop_class import CTImageStorage
 
 from node import store_scu, store_transfer
@@ -196,7 +197,9 @@ def test_a_peer_that_dies_within_an_object_is_an_error_at_once(images):
     def die(event):
         seen.append(len(event.data))
         if sum(seen) > 1_000_000:
-            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+            connection = event.assoc.dul.socket.socket
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()  # as the kernel does for a process that was killed
 
     started = time.monotonic()
     with (
@@ -279,3 +282,29 @@ def test_dcmtk_receives_what_lies_in_the_files(images, tmp_path):
         assert [answer.status for answer in send(images, peer)] == [0, 0, 0]
         got = sorted(storescp.folder.iterdir(), key=lambda path: dcmread(path).InstanceNumber)
         assert datasets(got) == datasets(images)
+
+
+def test_a_thread_that_was_about_to_read_when_a_transfer_began_takes_no_answer(images, monkeypatch):
+    look = DULServiceProvider._is_transport_event
+
+    def look_late(self):
+        if self.assoc.is_requestor and self.state_machine.current_state == "Sta6":
+            time.sleep(0.3)  # as a busy machine has threads stand still anywhere
+        return look(self)
+
+    def prepare_late(association):
+        time.sleep(0.1)  # so that it is asleep in there already
+        store_transfer.prepare(association)
+
+    answer = store_transfer._answer
+
+    def answer_late(*arguments):
+        time.sleep(0.5)  # so that it wakes up before the answer is read
+        return answer(*arguments)
+
+    monkeypatch.setattr(DULServiceProvider, "_is_transport_event", look_late)
+    monkeypatch.setattr(store_scu, "prepare", prepare_late)
+    monkeypatch.setattr(store_transfer, "_answer", answer_late)
+    monkeypatch.setattr(store_scu, "_RESPONSE_TIMEOUT", 2.0)
+    with pacs() as (peer, _):
+        assert [answer.status for answer in send(images[:1], peer)] == [0]
