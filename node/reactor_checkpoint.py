@@ -12,6 +12,9 @@ from pynetdicom.association import Association
 LOOK_AROUND = 1.0
 """Seconds after which a reactor looks at its timers though nothing came."""
 
+RARELY = 10.0
+"""The same where nothing is to be expected: a hundred idle associations must cost nothing."""
+
 
 class ReactorCheckpoint:
     """Where the reactor waits when told to; `clear` returns once it does wait there.
@@ -56,7 +59,8 @@ class ReactorCheckpoint:
             while not self._is_open or (self._waits_for_bell and not self._has_rung):
                 self._is_waiting = True
                 self._changed.notify_all()
-                if not self._changed.wait(LOOK_AROUND) and self._is_open:
+                seconds = RARELY if self._waits_for_bell else LOOK_AROUND
+                if not self._changed.wait(seconds) and self._is_open:
                     break
             self._is_waiting = False
             self._has_rung = False

@@ -26,7 +26,7 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket
 
-from node.reactor_checkpoint import LOOK_AROUND, ReactorCheckpoint
+from node.reactor_checkpoint import LOOK_AROUND, RARELY, ReactorCheckpoint
 from node.store_request import (
     C_STORE_RQ,
     COMMAND_FIELD,
@@ -228,8 +228,14 @@ class WaitingUpperLayer(DULServiceProvider):
         connection = self.socket.socket if self.socket is not None else None
         if connection is not None and connection.fileno() >= 0:
             poll.register(connection, select.POLLIN)
-        if (self._bell, select.POLLIN) in poll.poll(LOOK_AROUND * 1000):
+        seconds = LOOK_AROUND
+        if self.state_machine.current_state == ESTABLISHED:
+            seconds = min(max(self._idle_timer.remaining, LOOK_AROUND), RARELY)
+        came = poll.poll(seconds * 1000)
+        if (self._bell, select.POLLIN) in came:
             os.eventfd_read(self._bell)
+        elif not came:
+            self._tell_user()  # who looks whether the idle timer has expired
 
     def _abort_at_once(self) -> None:
         """Send A-ABORT whatever the state is, and end."""
