@@ -15,12 +15,13 @@ from sqlalchemy.exc import OperationalError
 
 from node import cli_deliveries, cli_models, cli_validate, cli_volume, store_scu
 from node.catalogue import Catalogue
+from node.check_result import Outcome
 from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
 from node.database import SchemaError
 from node.dicomweb.access import digest_of, new_token
 from node.dicomweb.settings import DicomwebClient, Permission
 from node.observe import configure_logging
-from node.preflight import Outcome, preflight
+from node.preflight import preflight
 from node.settings import Peer, TLSSettings
 from node.status import as_table, study_rows
 from node.supervisor import die_with_parent, supervise

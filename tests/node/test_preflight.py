@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from inference.installation import Installation
 from node import preflight
 from node.catalogue import Catalogue
+from node.check_result import Outcome
 from node.cli import app
 from node.listener import Listener
 from node.settings import load_settings
@@ -149,7 +150,7 @@ def test_a_peer_that_may_ask_and_is_known_by_its_title_alone_is_found(tmp_path):
     text = config.read_text()
     config.write_text(text.replace("[[routes]]", "query = true\n[[routes]]"))
     (found,) = [one for one in preflight.preflight(config) if "queries" in one.subject]
-    assert found.outcome is preflight.Outcome.WARNING
+    assert found.outcome is Outcome.WARNING
     assert "'addresses'" in found.remedy
     known = 'query = true\naddresses = ["127.0.0.0/8"]\n[[routes]]'
     config.write_text(text.replace("[[routes]]", known))

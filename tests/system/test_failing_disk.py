@@ -11,8 +11,9 @@ from pydicom import dcmread
 from starlette.testclient import TestClient
 
 from node.catalogue import Catalogue
+from node.check_result import Outcome
 from node.listener import Listener
-from node.preflight import Outcome, preflight
+from node.preflight import preflight
 from node.settings import load_settings
 from node.web.application import create_app
 from tests.node.configuration import write_config
