@@ -136,22 +136,27 @@ def response(*, message_id=1, field=C_STORE_RSP, context=1, control=3):
     return P_DATA + struct.pack(">L", len(value)) + value
 
 
-@pytest.mark.parametrize(
-    ("said", "reported"),
-    [
-        (ABORT, "aborted the association"),
-        (b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00", "without an answer"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no DICOM response"),
-        (P_DATA + b"\xff\xff\xff\xff", "no DICOM response"),
-        (response(message_id=7), "another request"),
-        (response(field=0x8030), "no C-STORE response"),
-        (response(context=3), "cannot be understood"),
-        (response(control=2), "cannot be understood"),
-        (P_DATA + b"\0\0\0\x03abc", "cannot be understood"),
-        (P_DATA + b"\0\0\0\x06\0\0\xff\xff\x01\x03", "cannot be understood"),
-    ],
-)
-def test_an_answer_that_is_none_ends_the_association_with_what_was_said(images, said, reported):
+NO_ANSWERS = {
+    "an abort": (ABORT, "aborted the association"),
+    "a release": (b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00", "without an answer"),
+    "another protocol": (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no DICOM response"),
+    "a PDU of 4 GB": (P_DATA + b"\xff\xff\xff\xff", "no DICOM response"),
+    "the answer to another request": (response(message_id=7), "another request"),
+    "the answer of another service": (response(field=0x8030), "no C-STORE response"),
+    "another context": (response(context=3), "cannot be understood"),
+    "a data set": (response(control=2), "cannot be understood"),
+    "half a value": (P_DATA + b"\0\0\0\x03abc", "cannot be understood"),
+    "a value longer than its PDU": (
+        P_DATA + b"\0\0\0\x06\0\0\xff\xff\x01\x03",
+        "cannot be understood",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_ANSWERS)
+def test_an_answer_that_is_none_ends_the_association_with_what_was_said(images, what):
+    said, reported = NO_ANSWERS[what]
+
     def store(event):
         raw(event, said)
         time.sleep(0.2)
