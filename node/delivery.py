@@ -167,7 +167,8 @@ def _as_agreed(path: Path, result: ResultFile, syntax: UID, peer: Peer) -> Itera
     with TemporaryFile(dir=path.parent) as file:
         file.write(content)
         file.flush()
-        yield replace(instance, path=Path(f"/proc/self/fd/{file.fileno()}"), transfer_syntax=syntax)
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        yield replace(instance, path=path, transfer_syntax=syntax, offset=None)
 
 
 def _trouble(delivery: Delivery, offer: _Offer) -> Trouble | None:

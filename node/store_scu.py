@@ -10,7 +10,8 @@ from tempfile import TemporaryFile
 
 from pydicom import dcmread
 from pydicom.filereader import read_partial
-from pydicom.uid import UID
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
@@ -19,7 +20,9 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from pynetdicom.status import code_to_category
 
+from node.data_elements import MoreNeededError, UnusualEncodingError, walk_elements
 from node.intake import DUPLICATE_INSTANCE
+from node.part10 import HeadError, read_head
 from node.settings import Peer, TLSSettings
 from node.store_request import MoveOriginator
 from node.store_transfer import StoredObject, TransferError, prepare, transfer
@@ -29,7 +32,9 @@ from node.transport_security import CertificateError, client_context
 _config.STORE_SEND_CHUNKED_DATASET = True
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 Section 9.3.2.2: odd identifiers from 1 to 255
-_IDENTITY_ENDS = 0x00080018  # SOP Instance UID, which comes after SOP Class UID
+_IDENTITY = (BaseTag(0x00080016), BaseTag(0x00080018))  # SOP Class UID, SOP Instance UID
+_IDENTITY_ENDS = _IDENTITY[1]
+_BEGINNING = 4096  # bytes in which most files have said what they are
 _CONNECTION_TIMEOUT = 10.0  # seconds
 _RESPONSE_TIMEOUT = 60.0
 
@@ -59,6 +64,8 @@ class Instance:
     instance_uid: str
     transfer_syntax: UID
     consistent: bool
+    offset: int | None = None
+    """Where the data set begins in the file, if that is known already."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,37 @@ class Answer:
 
 def read_instance(path: Path) -> Instance:
     """What a file is (PS3.10 Section 7.1); ValueError if it is not Part 10."""
+    return _walked(path) or _read(path)
+
+
+def _walked(path: Path) -> Instance | None:
+    """What a file says at its beginning; None where pydicom has to read it."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            start = file.read(_BEGINNING)
+        head = read_head(start)
+        syntax = UID("" if head is None else head.transfer_syntax)
+        if head is None or syntax not in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            return None
+        elements, _ = walk_elements(
+            start, head.end, implicit=syntax.is_implicit_VR, until=_IDENTITY_ENDS + 1
+        )
+    except (OSError, HeadError, MoreNeededError, UnusualEncodingError):
+        return None
+    own = [
+        (element.value or b"").rstrip(b"\0 ").decode("ascii", "replace")
+        if (element := elements.get(tag))
+        else ""
+        for tag in _IDENTITY
+    ]
+    named = [head.sop_class_uid, head.instance_uid]
+    if not all(named):
+        return None
+    sop_class, instance_uid = (one or meta for one, meta in zip(own, named, strict=True))
+    return Instance(path, UID(sop_class), instance_uid, syntax, own == named, head.end)
+
+
+def _read(path: Path) -> Instance:
     try:
         with path.open("rb") as file:
             header = read_partial(file, lambda tag, _vr, _length: tag > _IDENTITY_ENDS)
@@ -257,7 +295,8 @@ def _sendable(instance: Instance) -> Iterator[StoredObject]:
     """The file as it is, or one without a name whose data set has the identity that it lacks."""
     about = (str(instance.sop_class), instance.instance_uid)
     if instance.consistent:
-        yield StoredObject(instance.path, split_dataset(instance.path)[1], *about)
+        offset = instance.offset or split_dataset(instance.path)[1]
+        yield StoredObject(instance.path, offset, *about)
         return
     dataset = dcmread(instance.path)
     dataset.SOPClassUID, dataset.SOPInstanceUID = about

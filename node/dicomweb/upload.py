@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import structlog
 from pydicom.uid import UID
 
-from node.dicomweb.part10 import LARGEST_HEAD, HeadError, read_head
 from node.intake import CANNOT_UNDERSTAND, STORAGE_CLASSES, TRANSFER_SYNTAXES
+from node.part10 import LARGEST_HEAD, HeadError, read_head
 from node.reception import Intaker, Reception
 from node.spool import InvalidUIDError, check_uid
 from node.store_request import StoreAnswer, StoreRequest

@@ -16,7 +16,7 @@ from node.dicomweb.multipart import (
     PartBegins,
     parameters_of,
 )
-from node.dicomweb.part10 import LARGEST_HEAD, HeadError, read_head
+from node.part10 import LARGEST_HEAD, HeadError, read_head
 
 BOUNDARY = "b0-1"
 # Contents that look like the boundary without being one, or like parts of it.

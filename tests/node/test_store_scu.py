@@ -3,11 +3,15 @@
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import CTImageStorage, Verification
 
 from node import reactor_checkpoint, store_scu
@@ -119,3 +123,22 @@ def test_a_peer_that_aborts_between_two_instances_is_an_error_at_once(instances)
         store_scu.send(instances, peer, "OVERREAD")
     server.shutdown()
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("change", ["nothing", "another instance", "no identity", "a long header"])
+def test_a_file_is_walked_to_what_pydicom_reads_in_it(tmp_path, syntax, change):
+    pixels = np.zeros((1, 16, 16), np.int16)
+    (path,) = write_slices(tmp_path, pixels, grid_affine(), transfer_syntax=syntax)
+    dataset = dcmread(path)
+    if change == "another instance":
+        dataset.SOPInstanceUID = generate_uid()
+    elif change == "no identity":
+        del dataset.SOPClassUID, dataset.SOPInstanceUID
+    elif change == "a long header":
+        dataset.ImageType = ["ORIGINAL"] * 600
+    dataset.save_as(path, enforce_file_format=False)
+    walked = store_scu.read_instance(path)
+    assert replace(walked, offset=None) == store_scu._read(path)
+    assert (walked.offset is None) == (change == "a long header")
+    assert walked.offset in (None, split_dataset(path)[1])

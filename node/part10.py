@@ -1,6 +1,6 @@
-"""The head of a Part 10 file that somebody sends: preamble, prefix and group 0002 (PS3.10 7.1).
+"""The head of a Part 10 file: preamble, prefix and group 0002 (PS3.10 Section 7.1).
 
-Only what the rest is to be read by is taken from it; what is stored gets a head of our own.
+Only what the rest is to be read by is taken from it.
 """
 
 import struct
