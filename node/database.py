@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -22,15 +22,7 @@ def open_database(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
-        for table in Table.metadata.sorted_tables:  # other roles may be doing the same
-            connection.execute(CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                connection.execute(CreateIndex(index, if_not_exists=True))
-        row = {"id": 1, "version": SCHEMA}
-        connection.execute(insert_into(engine, Schema, [row]).on_conflict_do_nothing())
-        found = connection.scalar(select(Schema.version))
+        found = _version(connection) or _make_tables(connection)
     if found != SCHEMA:
         raise SchemaError(
             f"the database holds tables of version {found}, this Overread needs {SCHEMA}: "
@@ -38,6 +30,29 @@ def open_database(url: str) -> Engine:
             "lies in the spool is listed again at the start"
         )
     return engine
+
+
+def _version(connection: Connection) -> int | None:
+    """The version of the tables; None where they are not all there."""
+    if not inspect(connection).has_table(Schema.__tablename__):
+        return None
+    return connection.scalar(select(Schema.version))
+
+
+def _make_tables(connection: Connection) -> int | None:
+    """Make what is missing, the version last; other roles may be doing the same."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+        if (found := _version(connection)) is not None:
+            # To look whether an index is there locks its table, which others write to by now.
+            return found
+    for table in Table.metadata.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+    row = {"id": 1, "version": SCHEMA}
+    connection.execute(insert_into(connection, Schema, [row]).on_conflict_do_nothing())
+    return _version(connection)
 
 
 def insert_into(

@@ -25,6 +25,9 @@ MAX_SLOT_SHIFT = 0.25
 ROUNDING = 1e-6
 """What differs by less, in steps of the grid, is the same number, computed twice."""
 
+WIDEST_GAP = 1e6
+"""Expected steps that a gap is long at most; places of 1e57 mm may have endless ones."""
+
 MAX_DIVISIONS = 16
 """The grid's step is a step between slices, or it divided by at most this number."""
 
@@ -62,7 +65,9 @@ def find_gaps(along: Floats, thickness: Sequence[float | None]) -> tuple[Gap, ..
     gaps = []
     for index in np.flatnonzero(steps > MISSING_SLICE_FACTOR * expected):
         beside = np.concatenate([steps[max(0, index - 1) : index], steps[index + 1 : index + 2]])
-        ratio = float(steps[index] / expected[index])
+        # Far away from the origin the steps beside it have no length in floating point.
+        step, usual = float(steps[index]), float(expected[index])
+        ratio = step / usual if usual * WIDEST_GAP > step else WIDEST_GAP
         isolated = bool((beside * ISOLATION_FACTOR < steps[index]).all())
         gaps.append(Gap(int(index), max(1, round(ratio) - 1), ratio, isolated))
     return tuple(gaps)

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from inference.volume import Geometry
 from node.assembly import assemble
+from node.slice_steps import WIDEST_GAP, find_gaps
 from tests.slices import decimals, grid_affine, turned, write_slices
 
 SLOPE = 0.02  # stored values count in steps of this, so that rounding is far below what is tested
@@ -180,6 +181,11 @@ def test_the_widest_gap_is_told_in_whole_steps_whatever_their_noise(tmp_path):
     paths = write_slices(tmp_path, np.zeros((20, 8, 8), np.int16), grid_affine(), change=noisy)
     assert assemble(paths[:8] + paths[10:]).verdict.accepted
     assert not assemble(paths[:8] + paths[11:]).verdict.accepted
+
+
+def test_places_where_steps_have_no_length_have_a_gap_and_no_endless_one():
+    (gap,) = find_gaps(np.array([-2e57] * 5 + [1e58]), [2.0] * 6)
+    assert (gap.index, gap.steps, gap.missing) == (4, WIDEST_GAP, WIDEST_GAP - 1)
 
 
 def test_a_wide_gap_is_refused_unless_allowed(tmp_path):
