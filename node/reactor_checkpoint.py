@@ -12,7 +12,7 @@ from pynetdicom.association import Association
 LOOK_AROUND = 1.0
 """Seconds after which a reactor looks at its timers though nothing came."""
 
-RARELY = 10.0
+RARELY = 60.0
 """The same where nothing is to be expected: a hundred idle associations must cost nothing."""
 
 
