@@ -23,7 +23,7 @@ from node.intake import (
     inspect,
 )
 from node.received import Received
-from node.spool import InstanceKey, InvalidUIDError, Partial, Spool, Stored, check_uid
+from node.spool import InstanceKey, Partial, Spool, Stored, shown_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
 
 log = structlog.get_logger()
@@ -164,20 +164,11 @@ class Reception:
             "instance.refused",
             status=f"{status:04X}",
             reason=reason,
-            instance=_loggable(self._request.instance_uid),
+            instance=shown_uid(self._request.instance_uid),
             calling=self._request.calling_ae_title,
             address=self._request.address,
         )
         return StoreAnswer(status, reason)
-
-
-def _loggable(uid: str) -> str:
-    """A SOP Instance UID, unless it is none."""
-    try:
-        check_uid(uid, "SOP Instance UID")
-    except InvalidUIDError:
-        return ""
-    return uid
 
 
 def _received(intake: Intake, request: StoreRequest) -> Received:

@@ -68,6 +68,15 @@ def check_uid(value: str, name: str) -> None:
         raise InvalidUIDError(f"{name} is not a valid UID")
 
 
+def shown_uid(value: str) -> str:
+    """Return a UID as it can be repeated, empty where it is none: then it may be hostile."""
+    try:
+        check_uid(value, "UID")
+    except InvalidUIDError:
+        return ""
+    return value
+
+
 class Partial:
     """A file of the spool that is being written and has no final name yet."""
 

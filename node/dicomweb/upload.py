@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from node.intake import CANNOT_UNDERSTAND, STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.part10 import LARGEST_HEAD, HeadError, read_head
 from node.reception import Intaker, Reception
-from node.spool import InvalidUIDError, check_uid
+from node.spool import shown_uid
 from node.store_request import StoreAnswer, StoreRequest
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class Upload:
             answer = self._reception.finish()
         else:
             answer = self._refused()
-        return Outcome(_repeatable(self._class_uid), _repeatable(self._instance_uid), answer)
+        return Outcome(shown_uid(self._class_uid), shown_uid(self._instance_uid), answer)
 
     def drop(self) -> None:
         """Forget the file."""
@@ -113,17 +113,8 @@ class Upload:
             "instance.refused",
             status=f"{answer.status:04X}",
             reason=answer.comment,
-            instance=_repeatable(self._instance_uid),
+            instance=shown_uid(self._instance_uid),
             calling=self._sender.name,
             address=self._sender.address,
         )
         return answer
-
-
-def _repeatable(uid: str) -> str:
-    """A UID, unless it is none: what is hostile is not repeated."""
-    try:
-        check_uid(uid, "UID")
-    except InvalidUIDError:
-        return ""
-    return uid

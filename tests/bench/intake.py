@@ -7,7 +7,6 @@ four at once. Each receiver starts empty in a process of its own. `floor` is a s
 and fsyncs each image and answers a byte, without any DICOM. CPU is that of the receiver alone.
 """
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from tests.bench.receivers import (
     cpu_seconds,
     peak_memory_mb,
     receiver,
+    report,
     touch_memory,
 )
 from tests.slices import grid_affine, write_slices
@@ -96,23 +96,7 @@ def main():
             for _ in range(rounds):
                 for name, results in found.items():
                     results.append(measure(name, folders, scratch))
-            report(associations, count, size, found)
-
-
-def report(associations, count, size, found):
-    print(f"{associations} association(s), {count} images of {size / count / 1000:.0f} KB")
-    base = [seconds for seconds, _, _ in found["Orthanc"]]
-    for name, results in found.items():
-        rate = statistics.median(count / seconds for seconds, _, _ in results)
-        faster = statistics.median(
-            mine / seconds for mine, (seconds, _, _) in zip(base, results, strict=True)
-        )
-        cpu = statistics.median(spent for _, spent, _ in results) / (size / 1e9)
-        memory = max(peak for _, _, peak in results)
-        print(
-            f"  {name:38s} {rate:6.0f} images/s, {faster:5.2f} of Orthanc's, "
-            f"{cpu:5.1f} CPU s/GB, {memory:5.0f} MB"
-        )
+            report(f"{associations} association(s)", count, size, found)
 
 
 if __name__ == "__main__":

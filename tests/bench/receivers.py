@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -178,6 +179,23 @@ def receiver(name, scratch):
     finally:
         process.terminate()
         process.wait(30)
+
+
+def report(way, count, size, found):
+    """Print what came of `count` images of `size` bytes in all, as ratios to Orthanc."""
+    print(f"{way}, {count} images of {size / count / 1000:.0f} KB")
+    base = [seconds for seconds, _, _ in found["Orthanc"]]
+    for name, results in found.items():
+        rate = statistics.median(count / seconds for seconds, _, _ in results)
+        faster = statistics.median(
+            mine / seconds for mine, (seconds, _, _) in zip(base, results, strict=True)
+        )
+        cpu = statistics.median(spent for _, spent, _ in results) / (size / 1e9)
+        memory = max(peak for _, _, peak in results)
+        print(
+            f"  {name:38s} {rate:6.0f} images/s, {faster:5.2f} of Orthanc's, "
+            f"{cpu:5.1f} CPU s/GB, {memory:5.0f} MB"
+        )
 
 
 def touch_memory():

@@ -11,7 +11,6 @@ receiver alone.
 
 import http.client
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from node.supervisor import KEEP_MEMORY
 from tests.bench.assembly import phantom
-from tests.bench.intake import ENVIRONMENT, cpu_seconds, peak_memory_mb
+from tests.bench.receivers import ENVIRONMENT, cpu_seconds, peak_memory_mb, report
 from tests.node.configuration import free_ports
 from tests.node.dicomweb_server import MULTIPART, TOKEN, configure, multipart
 from tests.slices import grid_affine, write_slices
@@ -157,22 +156,6 @@ def main():
             for name, results in found.items():
                 results.append(measure(name, shares))
         report(way, count, size, found)
-
-
-def report(way, count, size, found):
-    print(f"{way}, {count} images of {size / count / 1000:.0f} KB")
-    base = [seconds for seconds, _, _ in found["Orthanc"]]
-    for name, results in found.items():
-        rate = statistics.median(count / seconds for seconds, _, _ in results)
-        faster = statistics.median(
-            mine / seconds for mine, (seconds, _, _) in zip(base, results, strict=True)
-        )
-        cpu = statistics.median(spent for _, spent, _ in results) / (size / 1e9)
-        memory = max(peak for _, _, peak in results)
-        print(
-            f"  {name:20s} {rate:6.0f} images/s, {faster:5.2f} of Orthanc's, "
-            f"{cpu:5.1f} CPU s/GB, {memory:5.0f} MB"
-        )
 
 
 if __name__ == "__main__":
