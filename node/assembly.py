@@ -17,9 +17,10 @@ from pydicom.uid import UID
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict, Volume
 from node import stack_wording as wording
+from node.assembly_settings import MAX_GAP
 from node.codecs import Codecs
 from node.frames import MODALITY_OF_CLASS, Frame
-from node.geometry import MAX_GAP, Stack, stack_planes
+from node.geometry import Stack, stack_planes
 from node.instances import Instance, UnreadableInstanceError, read_instance, text_of
 from node.pixels import decode_frames, pixel_format
 from node.resampling import resample

@@ -20,11 +20,12 @@ from rich.table import Table
 
 from inference.volume import Volume
 from node.assembly import assemble
+from node.assembly_settings import AssemblySettings
 from node.command_line import DEFAULT_CONFIG, console, fail, files_of
 from node.instances import UnreadableInstanceError, read_instance, text_of
 from node.nifti import SUFFIXES, nifti_image, write_nifti
-from node.routing import STACK_VARIABLES, check_expression
-from node.settings import AssemblySettings, SettingsError, load_settings
+from node.rules import STACK_VARIABLES, check_expression
+from node.settings import SettingsError, load_settings
 from node.three_planes import three_planes, window_of
 from node.volume_report import Report, SeriesReport, lines_of, series_report
 

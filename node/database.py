@@ -1,10 +1,10 @@
 """Opening the node's database: SQLite or PostgreSQL, tables made once, their version checked."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from node.tables import SCHEMA, Schema, Table
@@ -59,7 +59,8 @@ def insert_into(
     engine: Engine | Connection, table: type[Table], rows: Sequence[dict[str, Any]]
 ) -> Any:
     """INSERT of rows, or of those it is executed with, that can be told what to do about others."""
-    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    # It is loaded already; to import both would load PostgreSQL's for each node on SQLite.
+    dialect = import_module(f"sqlalchemy.dialects.{engine.dialect.name}")
     statement = dialect.insert(table)
     return statement.values(list(rows)) if rows else statement
 

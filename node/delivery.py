@@ -27,9 +27,9 @@ from node.store_scu import (
     store,
 )
 from node.tables import DeliveredObject, Delivery, RunState
-from sr_writer.encoding import EncodingError, encoded
-from sr_writer.header import UTF_8
-from sr_writer.results import class_name, with_fallbacks
+from sr_writer.encoding import UTF_8, EncodingError, encoded
+from sr_writer.kinds import with_fallbacks
+from sr_writer.results import class_name
 
 log = structlog.get_logger()
 

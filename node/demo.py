@@ -29,8 +29,9 @@ from node.settings import Peer, Settings, load_settings
 from node.simulated_scanner import SimulatedStudy, write_head_study
 from node.status import timeline
 from node.tables import OVER, Run
-from sr_writer.report import report_text
-from sr_writer.results import SOP_CLASSES, Kind
+from sr_writer.kinds import Kind
+from sr_writer.plain_report import report_text
+from sr_writer.results import SOP_CLASSES
 
 _ASSOCIATIONS = 2  # that the PACS sends with, as many do
 _NODE_TIMEOUT = 60.0  # seconds

@@ -13,6 +13,7 @@ import numpy as np
 from inference.assessment import Text
 from inference.volume import Geometry, GeometryVerdict
 from node import geometry_wording as wording
+from node.assembly_settings import MAX_GAP
 from node.planes import Floats, Plane
 from node.slice_steps import Gap, even_slots, find_gaps
 
@@ -33,9 +34,6 @@ MAX_TILT_DEGREES = 45.0
 
 MIN_SLICES = 2
 """A single image has no distance to a neighbour, so it is no volume."""
-
-MAX_GAP = 3.0
-"""A step of more expected steps than this is refused, unless the node's settings say otherwise."""
 
 MAX_VOXELS = 2**29
 """A volume of more voxels (2 GiB as float32, 2048 slices of 512 x 512) is refused."""

@@ -39,7 +39,7 @@ from pydicom.uid import (
 
 from node.encoded_image import Attributes, BrokenImageError, EncodedBytes, attributes_of_image
 from node.spool import InstanceKey, InvalidUIDError, check_uid
-from sr_writer.header import PRODUCT
+from sr_writer.provenance import PRODUCT
 
 # Image storage that a CT or MR study consists of. Secondary captures (dose screens, reformats) are
 # taken because a PACS routes whole studies; assembly sets them aside, and our own are told apart.

@@ -26,7 +26,7 @@ from node.admission import Seats, may_query, peer_of, refusal
 from node.association_listener import listen
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
-from node.commitment_requests import ReportDesk
+from node.commitment_reports import ReportDesk
 from node.disk import Disk, trouble_of
 from node.holdings import Holdings
 from node.intake import STORAGE_CLASSES, SUCCESS, TRANSFER_SYNTAXES

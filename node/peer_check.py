@@ -15,8 +15,8 @@ from node.result_choice import KindOutcome, choose, in_words
 from node.run_folder import ResultFile
 from node.settings import Peer, Settings
 from node.store_scu import PeerError, accepted_contexts, echo
-from sr_writer.results import SOP_CLASSES, Kind, with_fallbacks
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
+from sr_writer.kinds import Kind, SegmentationForm, with_fallbacks
+from sr_writer.results import LABEL_MAP_SEGMENTATION_STORAGE, SOP_CLASSES
 
 
 def check_peer(peer: Peer, settings: Settings) -> Iterator[Result]:

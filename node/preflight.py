@@ -25,7 +25,7 @@ from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, echo
 from node.transport_security import CertificateError, client_context, server_context
 from sr_writer.fonts import FontMissingError, report_font
-from sr_writer.results import Kind
+from sr_writer.kinds import Kind
 
 
 def preflight(config: Path) -> list[Result]:

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from node.run_folder import ResultFile
-from sr_writer.results import FALLBACKS, Kind, class_name
+from sr_writer.kinds import FALLBACKS, Kind
+from sr_writer.results import class_name
 
 Form = tuple[ResultFile, ...]
 """The objects of one kind and rank, which go together."""

@@ -19,7 +19,8 @@ from pydicom import Dataset, dcmread
 
 from inference.assessment import Assessment, AssessmentRecord
 from node.durable import fsync_folder, replace_durably
-from sr_writer.results import Kind, Result, refers_to
+from sr_writer.kinds import Kind
+from sr_writer.results import Result, refers_to
 
 _INSTANCES = "instances.json"
 _RESULTS = "results.json"

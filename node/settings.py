@@ -20,13 +20,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from inference.providers import Limits, OnMissing, Provider, SessionSettings
+from node.assembly_settings import AssemblySettings
 from node.dicomweb.settings import DicomwebSettings
-from node.geometry import MAX_GAP
 from node.mistakes import sentence_of
-from node.routing import STACK_VARIABLES, check_expression
+from node.rules import STACK_VARIABLES, check_expression
 from node.section import Name, Port, Section, is_loopback
-from sr_writer.results import Kind
-from sr_writer.segmentation_frames import SegmentationForm
+from sr_writer.kinds import Kind, SegmentationForm
 
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
 # PS3.5 6.2: default repertoire without backslash and control characters
@@ -95,14 +94,6 @@ class InferenceSettings(Section):
         if 0 < value < 1:
             raise ValueError("no model starts with less than 1; use 0 for no limit")
         return value
-
-
-class AssemblySettings(Section):
-    """What may become a volume."""
-
-    max_gap: float = Field(
-        default=MAX_GAP, ge=1, le=100, description="widest gap that is filled, in usual steps"
-    )
 
 
 class WebSettings(Section):

@@ -41,11 +41,12 @@ from node.tables import Run
 from sr_writer.conformance import check_objects
 from sr_writer.fonts import FontMissingError
 from sr_writer.key_images import draw_key_slices
+from sr_writer.kinds import Kind, SegmentationForm, with_fallbacks
 from sr_writer.provenance import Provenance
-from sr_writer.results import Kind, Result, with_fallbacks, write_results
-from sr_writer.segmentation_frames import SegmentationForm
+from sr_writer.results import Result
 from sr_writer.source_images import on_images
 from sr_writer.wording import percentage
+from sr_writer.writing import write_results
 
 log = structlog.get_logger()
 

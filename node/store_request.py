@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydicom.uid import UID
 
 from node.spool import InstanceKey
-from sr_writer.header import IMPLEMENTATION_UID
+from sr_writer.identifiers import IMPLEMENTATION_UID
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 NO_DATA_SET = 0x0101

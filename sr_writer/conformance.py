@@ -36,8 +36,8 @@ from sr_writer.parametric_map_conformance import check_parametric_map, check_pro
 from sr_writer.picture_conformance import check_capture, check_pdf
 from sr_writer.report import REPORT_CLASSES
 from sr_writer.report_conformance import check_report
+from sr_writer.results import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.segmentation_conformance import check_segmentation
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.selection_conformance import check_key_objects, check_presentation_state
 from sr_writer.source_conformance import Sources, check_images, check_sources
 from sr_writer.source_images import SourceImage, on_images, source_images

@@ -10,8 +10,8 @@ from pydicom.uid import UID
 
 from inference.assessment import Assessment, AssessmentRecord, ModelIdentity, Presence
 from inference.volume import Volume
+from sr_writer.encoding import UTF_8
 from sr_writer.header import (
-    UTF_8,
     constructor_header,
     plain_headers,
     referenced_request,

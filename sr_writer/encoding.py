@@ -20,8 +20,10 @@ from pydicom.uid import (
 )
 
 from sr_writer.element_tree import first_unequal, read_elements, write_elements
-from sr_writer.header import UTF_8
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
+from sr_writer.results import LABEL_MAP_SEGMENTATION_STORAGE
+
+UTF_8 = "ISO_IR 192"
+"""Specific Character Set of the objects as they are written (PS3.3 Section C.12.1.1.2)."""
 
 TRANSFER_SYNTAXES = (
     DeflatedExplicitVRLittleEndian,

@@ -19,13 +19,9 @@ from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
 from inference.assessment import PRIVATE_SCHEME, ModelIdentity
-from sr_writer.identifiers import derive_uid, device_uid
-from sr_writer.provenance import Provenance
+from sr_writer.identifiers import IMPLEMENTATION_UID, device_uid
+from sr_writer.provenance import PRODUCT, Provenance
 
-PRODUCT = "Overread "
-"""Opens one of the Software Versions of every object that is made here."""
-UTF_8 = "ISO_IR 192"
-IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
 GB2312_ESCAPE = "\x1b$)A"
 """Announces ISO 2022 IR 58 (PS3.5 Annex K); pydicom 3.0 decodes the text but leaves this in it."""
 

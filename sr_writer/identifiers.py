@@ -25,6 +25,10 @@ def derive_uid(*parts: str) -> UID:
     return UID(f"2.25.{uuid5(NAMESPACE, SEPARATOR.join(parts)).int}")
 
 
+IMPLEMENTATION_UID = derive_uid("implementation", "Overread")
+"""Implementation Class UID of what this software writes and answers (PS3.7 Section D.3.3.2)."""
+
+
 def device_uid(model: ModelIdentity) -> UID:
     """Return the Device UID of a model: its weights and preprocessing, wherever it runs."""
     return derive_uid("device", model.digest)

@@ -10,7 +10,8 @@ from pydicom.sr.codedict import codes
 
 from inference.assessment import ModelIdentity
 from sr_writer.coding import SOURCE
-from sr_writer.header import UTF_8, constructor_header, referenced_request, series_number, stamp
+from sr_writer.encoding import UTF_8
+from sr_writer.header import constructor_header, referenced_request, series_number, stamp
 from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage
 from sr_writer.observer import device_observer

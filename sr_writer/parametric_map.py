@@ -15,7 +15,8 @@ from pydicom.sr.codedict import codes
 from inference.assessment import Assessment, Laterality, ModelIdentity, ProbabilityMap, Segment
 from inference.volume import Volume
 from sr_writer.coding import FRAME_LATERALITY, concept
-from sr_writer.header import UTF_8, series_number, stamp
+from sr_writer.encoding import UTF_8
+from sr_writer.header import series_number, stamp
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.provenance import Provenance
 from sr_writer.source_images import SourceImage, on_images, source_images

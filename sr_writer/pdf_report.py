@@ -14,12 +14,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from inference.assessment import AssessmentRecord, ModelIdentity, Text
+from sr_writer.encoding import UTF_8
 from sr_writer.fonts import report_font
-from sr_writer.header import UTF_8, constructor_header, series_number, stamp
+from sr_writer.header import constructor_header, series_number, stamp
 from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage
+from sr_writer.plain_report import report_text
 from sr_writer.provenance import Provenance
-from sr_writer.report import report_text
 
 SERIES_DESCRIPTION = "Overread AI report, PDF (unverified)"
 SERIES_OFFSET = 8

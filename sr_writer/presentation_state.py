@@ -26,7 +26,8 @@ from pydicom.valuerep import DS
 from inference.assessment import Assessment, Mask, ModelIdentity
 from inference.volume import Volume
 from sr_writer.contours import Outline, holes, outlines
-from sr_writer.header import UTF_8, constructor_header, series_number, stamp
+from sr_writer.encoding import UTF_8
+from sr_writer.header import constructor_header, series_number, stamp
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.key_images import KeyImage, covered, display_window, warning
 from sr_writer.provenance import Provenance

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+PRODUCT = "Overread "
+"""Opens one of the Software Versions of every object that is made here."""
+
 
 @dataclass(frozen=True)
 class Provenance:

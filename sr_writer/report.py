@@ -1,28 +1,26 @@
-"""The report of an assessment in every form that a destination may take, and its plain text.
+"""The report of an assessment in every form that a destination may take.
 
 All forms have one content, TID 1500: the SOP classes Comprehensive 3D, Comprehensive and Enhanced
 SR (PS3.3 A.35.13, A.35.3, A.35.2), each with the SEG referenced, and, for receivers that take none,
 with outlines in its place.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
-from inference.assessment import Assessment, AssessmentRecord, Text
+from inference.assessment import Assessment
 from inference.volume import Volume
 from sr_writer.document import Reported, in_form, reported, sr_document
 from sr_writer.measurement_report import measurement_report
 from sr_writer.provenance import Provenance
-from sr_writer.wording import about_model, finding_line, intended_use, narrative, statements
 
 REPORT_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
 """SOP classes of a report, the best first."""
 
 SERIES_DESCRIPTION = "Overread AI second opinion (unverified)"
 SERIES_OFFSET = 1
-LIMITATIONS = Text(en="Limitations:", zh="局限：")
 
 
 def write_report(
@@ -127,28 +125,3 @@ def _reference(document: Dataset) -> Dataset:
     study.StudyInstanceUID = document.StudyInstanceUID
     study.ReferencedSeriesSequence = [series]
     return study
-
-
-def report_text(record: AssessmentRecord) -> Text:
-    """Return the report as plain text, one language each; nothing of it identifies a patient."""
-    model, written = record.model, narrative(record)
-    limitations = (
-        Text(en=each.en and f"- {each.en}", zh=each.zh and f"- {each.zh}")
-        for each in record.limitations
-    )
-    paragraphs = [
-        [*statements(record), *map(finding_line, record.findings)],
-        [] if written is None else [written],
-        [LIMITATIONS, *limitations] if record.limitations else [],
-        [about_model(model), intended_use(model)],
-    ]
-    return Text(
-        en=_joined([said.en for said in paragraph] for paragraph in paragraphs),
-        zh=_joined([said.zh for said in paragraph] for paragraph in paragraphs),
-    )
-
-
-def _joined(paragraphs: Iterable[Iterable[str]]) -> str:
-    """Return the paragraphs with a line between them, without what is not said in a language."""
-    lines = ("\n".join(line for line in paragraph if line) for paragraph in paragraphs)
-    return "\n\n".join(paragraph for paragraph in lines if paragraph)

@@ -1,13 +1,12 @@
-"""All that is written of one assessment: what each object is to a destination, and what stands in.
+"""What is written of one assessment: an object of a kind, and the SOP classes of each kind.
 
 A destination need not take every SOP class. Objects of one kind and another rank say the same in
 another way; of these it gets the lowest rank that it takes. Where it takes none, the kind that
 `FALLBACKS` names is sent in its place.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from pydicom import DataElement, Dataset
@@ -25,45 +24,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from inference.assessment import Assessment
-from inference.volume import Volume
-from sr_writer.header import plain_headers
-from sr_writer.key_images import KeyImage, draw_key_images
-from sr_writer.key_objects import write_key_objects
-from sr_writer.parametric_map import write_parametric_maps
-from sr_writer.pdf_report import write_pdf_report
-from sr_writer.presentation_state import write_presentation_states
-from sr_writer.provenance import Provenance
-from sr_writer.report import write_reports
-from sr_writer.secondary_capture import write_secondary_captures
-from sr_writer.segmentation import write_segmentation
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
-from sr_writer.source_images import on_images, source_images
-from sr_writer.text_report import write_text_reports
+from sr_writer.kinds import Kind
 
-
-class Kind(StrEnum):
-    """What a destination can be sent; in the order to send it, what is referenced first."""
-
-    SEGMENTATION = "segmentation"
-    PARAMETRIC_MAP = "parametric_map"
-    SECONDARY_CAPTURE = "secondary_capture"
-    PRESENTATION_STATE = "presentation_state"
-    REPORT = "report"
-    TEXT_REPORT = "text_report"
-    PDF = "pdf"
-    KEY_OBJECTS = "key_objects"
-
-
-FALLBACKS: Mapping[Kind, Kind] = {
-    Kind.SEGMENTATION: Kind.SECONDARY_CAPTURE,
-    Kind.REPORT: Kind.TEXT_REPORT,
-}
-"""What is sent in place of a kind that a destination does not take at all; a later kind."""
-
-OF_PICTURES = frozenset(
-    {Kind.SECONDARY_CAPTURE, Kind.PRESENTATION_STATE, Kind.PDF, Kind.KEY_OBJECTS}
-)
+LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""Newer than the dictionary of pydicom 3.0."""
 
 SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
     Kind.SEGMENTATION: (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
@@ -77,10 +41,6 @@ SOP_CLASSES: Mapping[Kind, tuple[UID, ...]] = {
 }
 """SOP classes that a kind is written in, in the order of its ranks, each once."""
 
-LANGUAGES = ("en", "zh")
-"""RFC 5646 tags of those that objects are written in."""
-
-
 _UNNAMED = {LABEL_MAP_SEGMENTATION_STORAGE: "Label Map Segmentation Storage"}
 
 
@@ -88,12 +48,6 @@ def class_name(sop_class: str) -> str:
     """Return the name of a SOP class (PS3.6 Annex A), also where pydicom has none."""
     uid = UID(sop_class)
     return _UNNAMED.get(uid, uid.name)
-
-
-def with_fallbacks(kinds: Iterable[Kind]) -> frozenset[Kind]:
-    """Return `kinds` and what may have to stand in for one of them."""
-    wanted = frozenset(kinds)
-    return wanted | {FALLBACKS[kind] for kind in wanted if kind in FALLBACKS}
 
 
 @dataclass(frozen=True)
@@ -105,137 +59,6 @@ class Result:
     rank: int = 0
     language: str = ""
     """RFC 5646 tag where all words of the object are in one language."""
-
-
-def write_results(
-    assessment: Assessment,
-    headers: Sequence[Dataset],
-    volume: Volume | None,
-    provenance: Provenance,
-    *,
-    predecessors: Mapping[int, Dataset],
-    kinds: Collection[Kind],
-    languages: Collection[str],
-    form: SegmentationForm = SegmentationForm.BINARY,
-) -> list[Result]:
-    """Write the objects of an assessment.
-
-    Parameters
-    ----------
-    headers
-        Of every instance of the series, in any order.
-    volume
-        What was assessed, None where nothing was.
-    predecessors
-        The reports that these supersede, by rank.
-    kinds
-        What to write, `with_fallbacks`; nothing is written that no destination could get.
-    languages
-        Those of `LANGUAGES` to write the objects in that are in one language.
-    form
-        That of the segmentation, where it can say what was found.
-    """
-    made = _results(
-        assessment,
-        headers,
-        volume,
-        provenance,
-        predecessors,
-        kinds=kinds,
-        languages=languages,
-        form=form,
-    )
-    return [result for result in made if not result.language or result.language in languages]
-
-
-def _results(
-    assessment: Assessment,
-    headers: Sequence[Dataset],
-    volume: Volume | None,
-    provenance: Provenance,
-    predecessors: Mapping[int, Dataset],
-    *,
-    kinds: Collection[Kind],
-    languages: Collection[str],
-    form: SegmentationForm,
-) -> Iterator[Result]:
-    segmentation = None
-    pictures: list[KeyImage] = []
-    if Kind.SEGMENTATION in kinds and volume is not None and assessment.record.segments:
-        segmentation = write_segmentation(assessment, volume, provenance, form=form)
-        yield Result(Kind.SEGMENTATION, segmentation)
-    if Kind.PARAMETRIC_MAP in kinds and volume is not None:
-        for probability in write_parametric_maps(assessment, volume, provenance):
-            yield Result(Kind.PARAMETRIC_MAP, probability)
-    if volume is not None and not OF_PICTURES.isdisjoint(kinds):
-        pictures = draw_key_images(assessment, volume)
-        yield from _of_pictures(pictures, assessment, volume, provenance, kinds)
-    if Kind.REPORT in kinds:
-        reports = write_reports(
-            assessment, headers, volume, segmentation, provenance, predecessors=predecessors
-        )
-        for rank, report in enumerate(reports):
-            yield Result(Kind.REPORT, report, rank=rank)
-    if Kind.TEXT_REPORT in kinds:
-        yield from _texts(assessment, headers, volume, provenance, languages)
-    if Kind.PDF in kinds:
-        yield from _pdf_reports(
-            assessment, headers, volume, provenance, pictures=pictures, languages=languages
-        )
-
-
-def _texts(
-    assessment: Assessment,
-    headers: Sequence[Dataset],
-    volume: Volume | None,
-    provenance: Provenance,
-    languages: Collection[str],
-) -> Iterator[Result]:
-    spoken = [language for language in LANGUAGES if language in languages]
-    made = write_text_reports(assessment, headers, volume, provenance, spoken)
-    for language, text in zip(spoken, made, strict=True):
-        yield Result(Kind.TEXT_REPORT, text, language=language)
-
-
-def _pdf_reports(
-    assessment: Assessment,
-    headers: Sequence[Dataset],
-    volume: Volume | None,
-    provenance: Provenance,
-    *,
-    pictures: Sequence[KeyImage],
-    languages: Collection[str],
-) -> Iterator[Result]:
-    if volume is None:
-        record = assessment.record
-        about = plain_headers(sorted(headers, key=lambda header: str(header.get("SOPInstanceUID"))))
-    else:
-        record = on_images(assessment, volume).record
-        about = [image.header for image in source_images(volume)]
-    for language in (each for each in LANGUAGES if each in languages):
-        made = write_pdf_report(record, about, pictures, provenance, language=language)
-        yield Result(Kind.PDF, made, language=language)
-
-
-def _of_pictures(
-    pictures: Sequence[KeyImage],
-    assessment: Assessment,
-    volume: Volume,
-    provenance: Provenance,
-    kinds: Collection[Kind],
-) -> Iterator[Result]:
-    """Yield what is made of the key images; nothing of those that show no finding."""
-    model, images = assessment.record.model, source_images(volume)
-    if Kind.SECONDARY_CAPTURE in kinds:
-        for capture in write_secondary_captures(pictures, images, volume, model, provenance):
-            yield Result(Kind.SECONDARY_CAPTURE, capture)
-    if Kind.PRESENTATION_STATE in kinds:
-        for state in write_presentation_states(pictures, images, assessment, volume, provenance):
-            yield Result(Kind.PRESENTATION_STATE, state)
-    if Kind.KEY_OBJECTS in kinds:
-        selection = write_key_objects(pictures, images, model, provenance)
-        if selection is not None:
-            yield Result(Kind.KEY_OBJECTS, selection)
 
 
 def refers_to(dataset: Dataset, uids: Sequence[str]) -> list[str]:

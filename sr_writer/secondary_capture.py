@@ -14,7 +14,8 @@ from pydicom.sr.codedict import codes
 
 from inference.assessment import ModelIdentity
 from inference.volume import Volume
-from sr_writer.header import UTF_8, series_number, stamp
+from sr_writer.encoding import UTF_8
+from sr_writer.header import series_number, stamp
 from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage, patient_orientation
 from sr_writer.provenance import Provenance

@@ -15,10 +15,12 @@ from pydicom.sr.codedict import codes
 from inference.assessment import Assessment, ModelIdentity, Segment
 from inference.volume import Volume
 from sr_writer.coding import concept
-from sr_writer.header import UTF_8, series_number, stamp
+from sr_writer.encoding import UTF_8
+from sr_writer.header import series_number, stamp
 from sr_writer.identifiers import object_uid, tracking
+from sr_writer.kinds import SegmentationForm
 from sr_writer.provenance import Provenance
-from sr_writer.segmentation_frames import Frames, SegmentationForm, encoded_groups, frames_of
+from sr_writer.segmentation_frames import Frames, encoded_groups, frames_of
 from sr_writer.segmentation_pixels import shapes_of
 from sr_writer.source_images import SourceImage, on_images, source_images
 from sr_writer.source_planes import (

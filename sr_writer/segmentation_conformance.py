@@ -9,7 +9,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, SegmentationStorage
 
 from sr_writer.plane_conformance import check_planes
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE
+from sr_writer.results import LABEL_MAP_SEGMENTATION_STORAGE
 from sr_writer.segmentation_reading import (
     ReadFrame,
     described_segments,

@@ -6,7 +6,6 @@ hundred segments have thousands of frames, but the items of these are made of fe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from math import prod
 from struct import pack
 from typing import NamedTuple
@@ -19,9 +18,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID
 
 from inference.assessment import Assessment
+from sr_writer.kinds import SegmentationForm
 from sr_writer.segmentation_pixels import (
     Piece,
     label_frames,
@@ -33,22 +32,8 @@ from sr_writer.segmentation_pixels import (
     shapes_of,
 )
 
-LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
-"""Newer than the dictionary of pydicom 3.0."""
-
 ITEM = b"\xfe\xff\x00\xe0"
 FRAME_CONTENT = Tag("FrameContentSequence")
-
-
-class SegmentationForm(StrEnum):
-    """How a SEG says which pixels are part of a segment (PS3.3 C.8.20.2.3)."""
-
-    BINARY = "binary"
-    """A frame of bits for each segment that an image shows."""
-    LABELMAP = "labelmap"
-    """A frame of segment numbers for each image that shows any, 0 being the background."""
-    FRACTIONAL = "fractional"
-    """A frame of probabilities in 255ths for each segment that an image may show."""
 
 
 class Frame(NamedTuple):

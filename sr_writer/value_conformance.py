@@ -12,7 +12,7 @@ from pydicom.charset import convert_encodings
 from pydicom.uid import UID
 from pydicom.valuerep import DA, DT, TM, validate_value
 
-from sr_writer.header import UTF_8
+from sr_writer.encoding import UTF_8
 from sr_writer.iod_conformance import COPIED
 
 CHARACTER_SETS = (UTF_8, "GB18030")

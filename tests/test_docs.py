@@ -11,7 +11,7 @@ from typer import Typer
 from node.cli import app
 from node.dicomweb.settings import DicomwebClient, DicomwebSettings
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
-from node.routing import VARIABLES
+from node.rules import VARIABLES
 from node.settings import (
     Delivery,
     InferenceSettings,

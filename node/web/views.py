@@ -11,7 +11,7 @@ from pydicom.filereader import read_file_meta_info
 from inference.assessment import AssessmentRecord, Text
 from node.run_folder import RunFolder
 from node.status import RunRow
-from sr_writer.report import report_text
+from sr_writer.plain_report import report_text
 
 log = structlog.get_logger()
 

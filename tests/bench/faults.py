@@ -19,8 +19,8 @@ from pydicom import config, dcmread
 
 from node.outside_validators import DCENTVFY, DCIODVFY, DCMPSCHK, DSRDUMP, PIXELMED
 from sr_writer.conformance import check_objects
-from sr_writer.header import UTF_8
-from sr_writer.results import Kind
+from sr_writer.encoding import UTF_8
+from sr_writer.kinds import Kind
 from tests.sr_writer.faults import FAULTS, VOLUME, Fault, Made, everything, judged, spoiled
 from tests.sr_writer.series import as_spooled, make_volume
 

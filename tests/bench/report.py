@@ -19,7 +19,8 @@ from pydicom.sr.codedict import codes
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sr_writer.document import reported
-from sr_writer.header import UTF_8, constructor_header
+from sr_writer.encoding import UTF_8
+from sr_writer.header import constructor_header
 from sr_writer.measurement_groups import measurement_groups
 from sr_writer.measurement_report import observation_context
 from sr_writer.report import write_report, write_reports

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from inference.assessment import Assessment, AssessmentRecord, LabelMap
 from inference.volume import Volume
 from sr_writer.header import plain_headers
+from sr_writer.kinds import SegmentationForm
 from sr_writer.segmentation import write_segmentation
-from sr_writer.segmentation_frames import SegmentationForm
 from tests.sr_writer.highdicom_segmentation import ON_PURPOSE, by_highdicom, differences
 from tests.sr_writer.series import (
     AXIAL,

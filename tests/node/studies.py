@@ -17,7 +17,8 @@ from node.spool import InstanceKey
 from node.status import MILESTONES
 from node.tables import DeliveredObject, DeliveryState, RunState
 from sr_writer.key_images import draw_key_slices
-from sr_writer.results import LANGUAGES, Kind, write_results
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.writing import write_results
 from tests.sr_writer.series import PROVENANCE, make_volume, present
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -11,7 +11,8 @@ from node.assembly import assemble
 from node.cli import app
 from node.outside_validators import DCIODVFY, Validator
 from node.simulated_scanner import write_head_study
-from sr_writer.results import LANGUAGES, Kind, write_results
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.writing import write_results
 from tests.sr_writer.series import PROVENANCE, present
 
 QUICK = tuple(each for each in outside_validators.VALIDATORS if each.name != "PixelMed")

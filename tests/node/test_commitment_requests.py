@@ -18,7 +18,8 @@ from pynetdicom.sop_class import (
 from node.delivery import attempt, deliver_due
 from node.listener import Listener
 from node.tables import CommitmentRequest, DeliveryState, RunState
-from sr_writer.results import Kind, Result
+from sr_writer.kinds import Kind
+from sr_writer.results import Result
 from tests.node.checked_runs import RUN, checked_run
 from tests.node.configuration import free_ports
 from tests.slices import grid_affine, write_slices

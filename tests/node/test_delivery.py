@@ -12,7 +12,8 @@ from node.catalogue import Catalogue
 from node.outbox import Outbox
 from node.store_scu import PeerError, echo
 from node.tables import DeliveryState, RunState
-from sr_writer.results import Kind, Result
+from sr_writer.kinds import Kind
+from sr_writer.results import Result
 from tests.node.checked_runs import RUN, checked_run
 from tests.node.configuration import free_ports
 from tests.slices import grid_affine, write_slices

@@ -17,7 +17,8 @@ from pynetdicom import AE, evt
 
 from node import delivery
 from node.tables import DeliveryState
-from sr_writer.results import Kind, Result
+from sr_writer.kinds import Kind
+from sr_writer.results import Result
 from tests.node.checked_runs import RUN, checked_run, deliver
 from tests.node.configuration import free_ports
 

@@ -26,7 +26,8 @@ from node.spool import InstanceKey
 from node.steps import Workbench
 from node.tables import DeliveryState, Outage, RunState
 from node.web.health import health_of
-from sr_writer.results import Kind, Result
+from sr_writer.kinds import Kind
+from sr_writer.results import Result
 from tests.node.configuration import free_ports, write_config
 from tests.slices import grid_affine, write_slices
 from tests.system.peers import await_true

@@ -13,7 +13,8 @@ from node.assembly import assemble
 from node.run_folder import RunFolder
 from node.steps import Workbench
 from sr_writer.conformance import check_objects
-from sr_writer.results import Kind, write_results
+from sr_writer.kinds import Kind
+from sr_writer.writing import write_results
 from tests.node.studies import HEAD, PACS, make_settings
 from tests.slices import write_slices
 from tests.sr_writer.series import PROVENANCE

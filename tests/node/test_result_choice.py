@@ -6,7 +6,7 @@ import pytest
 
 from node.result_choice import choose
 from node.run_folder import ResultFile
-from sr_writer.results import FALLBACKS, Kind
+from sr_writer.kinds import FALLBACKS, Kind
 
 SEG, MAP, SC = "1.66.4", "1.30", "1.7"
 SR3D, SR, ENHANCED, TEXT, PDF, KOS = (

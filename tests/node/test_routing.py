@@ -3,7 +3,8 @@
 import pytest
 from pydicom import Dataset
 
-from node.routing import VARIABLES, check_expression, matches
+from node.routing import matches
+from node.rules import VARIABLES, check_expression
 
 
 def series(**attributes):

@@ -24,7 +24,7 @@ from node.run_folder import RunFolder
 from node.spool import InstanceKey, Spool
 from node.tables import DeliveryState, RunState
 from node.web.application import create_app
-from sr_writer.report import report_text
+from sr_writer.plain_report import report_text
 from tests.node.studies import (
     HEAD,
     PACS,

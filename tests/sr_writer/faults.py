@@ -16,7 +16,9 @@ from pydicom.uid import UID, MRImageStorage
 
 from inference.assessment import Assessment, Laterality
 from sr_writer.content_items import is_named, walk
-from sr_writer.results import LANGUAGES, Kind, Result, write_results
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.results import Result
+from sr_writer.writing import write_results
 from tests.sr_writer.series import (
     LESION_AT,
     PROVENANCE,

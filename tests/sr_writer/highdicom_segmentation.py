@@ -4,7 +4,7 @@ import highdicom as hd
 from pydicom.sr.codedict import codes
 
 from sr_writer.coding import concept
-from sr_writer.header import UTF_8
+from sr_writer.encoding import UTF_8
 from sr_writer.identifiers import object_uid, tracking
 from sr_writer.segmentation import COLOURS
 from tests.sr_writer.series import PROVENANCE

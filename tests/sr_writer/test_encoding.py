@@ -19,7 +19,8 @@ from pydicom.uid import (
 
 from sr_writer.element_tree import read_elements
 from sr_writer.encoding import TRANSFER_SYNTAXES, EncodingError, encoded
-from sr_writer.results import LANGUAGES, Kind, write_results
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.writing import write_results
 from tests.sr_writer.series import PROVENANCE, make_volume, mixed, spooled
 
 DCMDUMP = Path("/usr/bin/dcmdump")

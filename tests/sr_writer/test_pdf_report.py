@@ -15,9 +15,10 @@ from sr_writer.conformance import check_objects
 from sr_writer.fonts import FontMissingError, report_font
 from sr_writer.header import plain_headers
 from sr_writer.key_images import draw_key_images
+from sr_writer.kinds import Kind
 from sr_writer.pdf_report import write_pdf_report
-from sr_writer.report import report_text
-from sr_writer.results import Kind, write_results
+from sr_writer.plain_report import report_text
+from sr_writer.writing import write_results
 from tests.sr_writer.series import (
     MODEL,
     PROVENANCE,

@@ -17,7 +17,8 @@ from inference.assessment import Assessment, Evidence, Text, not_assessed
 from sr_writer.conformance import check_objects
 from sr_writer.content_items import is_named, number_of, value_of, walk
 from sr_writer.identifiers import device_uid
-from sr_writer.report import report_text, write_report
+from sr_writer.plain_report import report_text
+from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
 from sr_writer.wording import MODEL_TEXT, NARRATIVE_WITHHELD
 from tests.sr_writer.series import (

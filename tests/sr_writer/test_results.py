@@ -5,8 +5,9 @@ from functools import cache
 import pytest
 
 from sr_writer.encoding import transfer_syntaxes
-from sr_writer.results import FALLBACKS, LANGUAGES, SOP_CLASSES, Kind, with_fallbacks, write_results
-from sr_writer.segmentation_frames import LABEL_MAP_SEGMENTATION_STORAGE, SegmentationForm
+from sr_writer.kinds import FALLBACKS, LANGUAGES, Kind, SegmentationForm, with_fallbacks
+from sr_writer.results import LABEL_MAP_SEGMENTATION_STORAGE, SOP_CLASSES
+from sr_writer.writing import write_results
 from tests.sr_writer.series import PROVENANCE, absent, make_volume, mixed, present
 
 MOST_CONTEXTS = 128  # PS3.8 Section 9.3.2.2

@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from inference.assessment import Assessment, LabelMap
 from sr_writer.header import plain_headers
+from sr_writer.kinds import SegmentationForm
 from sr_writer.segmentation import write_segmentation
-from sr_writer.segmentation_frames import SegmentationForm
 from tests.sr_writer.highdicom_segmentation import ON_PURPOSE, by_highdicom, differences
 from tests.sr_writer.series import (
     OBLIQUE,

@@ -9,9 +9,9 @@ from pydicom.sr.codedict import codes
 
 from inference.assessment import Assessment, LabelMap
 from sr_writer.conformance import check_objects
+from sr_writer.kinds import SegmentationForm
 from sr_writer.report import write_report
 from sr_writer.segmentation import write_segmentation
-from sr_writer.segmentation_frames import SegmentationForm
 from tests.sr_writer.acquisitions import acquired
 from tests.sr_writer.series import (
     PROVENANCE,

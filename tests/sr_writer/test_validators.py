@@ -10,8 +10,9 @@ from pydicom import Dataset
 
 from inference.assessment import Text, not_assessed
 from node.outside_validators import DCENTVFY, DCIODVFY, DCMPSCHK, DSRDUMP, PIXELMED, VALIDATORS
-from sr_writer.header import UTF_8
-from sr_writer.results import LANGUAGES, Kind, write_results
+from sr_writer.encoding import UTF_8
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.writing import write_results
 from tests.sr_writer.acquisitions import ACQUISITIONS, acquired
 from tests.sr_writer.series import (
     MODEL,

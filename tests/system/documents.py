@@ -1,6 +1,7 @@
 """Which of the documents that a PACS received are reports, in whatever form."""
 
-from sr_writer.results import SOP_CLASSES, Kind
+from sr_writer.kinds import Kind
+from sr_writer.results import SOP_CLASSES
 
 
 def reports(documents):

@@ -11,7 +11,8 @@ from node.delivery import deliver_due
 from node.listener import Listener
 from node.replay import replay
 from node.tables import DeliveryState, RunState
-from sr_writer.results import Kind, Result
+from sr_writer.kinds import Kind
+from sr_writer.results import Result
 from tests.node.checked_runs import RUN, checked_run
 from tests.node.configuration import free_ports
 from tests.node.test_commitment_requests import Archive

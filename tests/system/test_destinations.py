@@ -9,7 +9,8 @@ from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.tables import DeliveryState
-from sr_writer.results import LANGUAGES, Kind, write_results
+from sr_writer.kinds import LANGUAGES, Kind
+from sr_writer.writing import write_results
 from tests.node.checked_runs import RUN, checked_run, deliver
 from tests.node.configuration import free_ports
 from tests.sr_writer.series import PROVENANCE, make_volume, mixed, spooled

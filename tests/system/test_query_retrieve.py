@@ -33,7 +33,7 @@ from node.run_folder import RunFolder
 from node.settings import Peer, load_settings
 from node.steps import Workbench, list_results
 from node.tables import RunState
-from sr_writer.results import Kind
+from sr_writer.kinds import Kind
 from tests.node.configuration import free_ports, write_config
 from tests.node.studies import open_run, receive, save_everything
 from tests.slices import grid_affine, write_slices
