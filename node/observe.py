@@ -37,10 +37,12 @@ def configure_logging(role: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared, _first_line],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    dbos = logging.getLogger("dbos")  # without a handler of its own it takes one for itself
+    dbos.handlers, dbos.propagate = [handler], False
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its events are logged by us
     warnings.simplefilter("ignore")
@@ -52,6 +54,12 @@ def _with_role(role: str) -> Processor:
         return event
 
     return add
+
+
+def _first_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep what a library says, and not the statement and the values that it adds to it."""
+    event["event"] = str(event.get("event", "")).split("\n", 1)[0]
+    return event
 
 
 def _traceback_without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -35,3 +35,23 @@ def test_tracebacks_say_what_and_where_but_not_whose():
     assert "read" in ours["exception"][1]["where"][-1]
     assert ours["role"] == library["role"] == "worker"
     assert library["logger"] == "library"
+
+
+def test_dbos_logs_as_all_others_do_and_without_the_values_of_its_statements():
+    code = """
+from node.observe import configure_logging
+configure_logging("worker")
+import logging, dbos
+log = logging.getLogger("dbos")
+log.info("said every second")
+log.warning("database is locked\\n[parameters: ('SECRET^NAME',)]")
+try:
+    raise ValueError("SECRET^NAME")
+except ValueError:
+    log.exception("a step failed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SECRET" not in done.stderr + done.stdout
+    locked, failed = (json.loads(line) for line in done.stderr.splitlines())
+    assert (locked["event"], locked["logger"]) == ("database is locked", "dbos")
+    assert failed["exception"][0]["type"] == "ValueError"
