@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from node.reactor_checkpoint import ReactorCheckpoint
-from node.transport_security import HANDSHAKE_SECONDS, CertificateError
+from node.transport_security import HANDSHAKE_SECONDS, CertificateError, trouble_of_handshake
 from node.upper_layer import NO_TIMEOUT, Begin, WaitingSocket, WaitingUpperLayer
 
 log = structlog.get_logger()
@@ -51,8 +51,13 @@ class Acceptor(RequestHandler):
         try:
             connection = self._prepared(None if context is None else context())
         except (OSError, CertificateError) as error:
-            reason = getattr(error, "reason", None) or str(error)
-            log.warning("connection.not_secured", reason=reason, address=address)
+            trouble = trouble_of_handshake(error)
+            log.warning(
+                "connection.not_secured",
+                reason=trouble.reason,
+                remedy=trouble.remedy,
+                address=address,
+            )
             self.server.shutdown_request(self.request)
             return
         self.request = connection

@@ -13,6 +13,7 @@ from inference.installation import installation, lacks
 from inference.process import ModelProcess
 from inference.providers import SHOWN
 from node.catalogue import Catalogue
+from node.certificate_validity import EXPIRES_SOON, days_left
 from node.check_result import Outcome, Result
 from node.database import SchemaError
 from node.dicomweb.access import REALM
@@ -23,7 +24,7 @@ from node.peer_check import check_peer
 from node.resident_model import MODEL_ERRORS
 from node.settings import Peer, Settings, SettingsError, load_settings
 from node.store_scu import PeerError, echo
-from node.transport_security import CertificateError, client_context, server_context
+from node.transport_security import CertificateError, check_files
 from sr_writer.fonts import FontMissingError, report_font
 from sr_writer.kinds import Kind
 
@@ -66,12 +67,16 @@ def _certificates(settings: Settings) -> Iterator[Result]:
         return
     yield _port("TLS port", settings.node.host, tls.port, runs=_node_answers(settings))
     try:
-        server_context(tls)
-        client_context(tls)
+        check_files(tls)
+        left = days_left(tls)
     except CertificateError as error:
         yield Result("certificates", Outcome.FAILED, str(error), "mend the file, or its rights")
+        return
+    text = f"{tls.certificate} and its key belong together; valid for {left:.0f} more days"
+    if left > EXPIRES_SOON:
+        yield Result("certificates", Outcome.OK, text)
     else:
-        yield Result("certificates", Outcome.OK, f"{tls.certificate} and its key belong together")
+        yield Result("certificates", Outcome.WARNING, text, "have it renewed; no restart is needed")
 
 
 def _port(subject: str, host: str, port: int, *, runs: bool) -> Result:

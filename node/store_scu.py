@@ -26,7 +26,7 @@ from node.part10 import HeadError, read_head
 from node.settings import Peer, TLSSettings
 from node.store_request import MoveOriginator
 from node.store_transfer import StoredObject, TransferError, prepare, transfer
-from node.transport_security import CertificateError, client_context
+from node.transport_security import CertificateError, client_context, trouble_with
 
 # What pynetdicom itself sends from a file goes out as it lies there.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -197,13 +197,14 @@ def _associate(
     entity.acse_timeout = _CONNECTION_TIMEOUT
     entity.dimse_timeout = _RESPONSE_TIMEOUT
     entity.network_timeout = None  # it is this side that is idle, while it sends a large object
+    security = _security(peer, tls)
     association = entity.associate(
         peer.host,
         peer.port,
         contexts=contexts,
         ae_title=peer.ae_title,
         ext_neg=list(roles),
-        tls_args=_security(peer, tls),
+        tls_args=security,
         evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
     )
     if association.is_established:
@@ -217,6 +218,9 @@ def _associate(
         )
     if association.acceptor.primitive is not None:
         raise PeerError(f"{where} accepts nothing of what is to be sent", "enable it at the peer")
+    trouble = security and trouble_with((peer.host, peer.port), *security)
+    if trouble:
+        raise UnreachableError(f"{where}: TLS: {trouble.reason}", trouble.remedy)
     raise UnreachableError(
         f"{where} does not answer", "check host, port, firewall and that it is running"
     )

@@ -7,16 +7,20 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
+from node.certificate_validity import days_left
 from node.disk import Disk
 from node.replay import outages, unsettled
 from node.settings import Settings
 from node.spool import Spool
 from node.tables import UNSETTLED, Delivery, DeliveryState, Outage, Run
+from node.transport_security import CertificateError
 
 RECENT = timedelta(hours=24)
 """How long a run that ended badly keeps the banner red, unless its study is sent again."""
 SHORT_ABSENCE = timedelta(minutes=15)
 """How long a peer may be away before anyone needs to know."""
+EXPIRES_NOW = 7
+"""Days before it expires that a certificate is an alarm; `overread check` warns sooner."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def health_of(settings: Settings, catalogue: Catalogue) -> Health:
             )
         )
     alarms += _absences(away, deliveries)
+    alarms += _certificate(settings)
     given_up = sum(one.state is DeliveryState.GIVEN_UP for one in deliveries)
     return Health(
         database_reachable=reachable,
@@ -122,6 +127,21 @@ def _absences(away: Sequence[Outage], deliveries: Sequence[Delivery]) -> Iterato
             since = f"{one.since.astimezone():%Y-%m-%d %H:%M}"
             text = f"{one.error}, since {since}; {what} for it."
             yield Alarm(text, f"{one.remedy[0].upper()}{one.remedy[1:]}.")
+
+
+def _certificate(settings: Settings) -> Iterator[Alarm]:
+    if settings.tls is None:
+        return
+    try:
+        left = days_left(settings.tls)
+    except CertificateError as error:
+        yield Alarm(f"TLS: {error}.", "Renew it in place; no restart is needed.")
+        return
+    if left < EXPIRES_NOW:
+        text = (
+            f"TLS: {settings.tls.certificate} expires in {left:.1f} days; peers will turn it away."
+        )
+        yield Alarm(text, "Renew it in place; no restart is needed.")
 
 
 def _ended(run: Run) -> datetime:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
+from pynetdicom.sop_class import Verification
 
 from node import store_scu
+from node.catalogue import Catalogue
+from node.check_result import Outcome
 from node.listener import Listener
-from node.preflight import preflight
-from node.settings import SettingsError, load_settings
+from node.preflight import _certificates, preflight
+from node.settings import Peer, SettingsError, load_settings
 from node.transport_security import CertificateError
+from node.web.health import health_of
 from tests.node.configuration import free_ports, write_config
 from tests.node.test_listener import DCMTK, ENVIRONMENT, associate, spooled
 from tests.slices import grid_affine, write_slices
@@ -28,9 +33,9 @@ from tests.system.peers import await_true
 AUTHORITY = trustme.CA()
 
 
-def certificate(folder, name, *, authority=AUTHORITY):
+def certificate(folder, name, *, authority=AUTHORITY, not_after=None):
     """The files (certificate, key) of somebody called `name`."""
-    issued = authority.issue_cert(name)
+    issued = authority.issue_cert(name, not_after=not_after)
     folder.mkdir(exist_ok=True)
     chain, key = folder / f"{name}.crt", folder / f"{name}.key"
     chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
@@ -73,11 +78,11 @@ def image(tmp_path):
     return write_slices(tmp_path / "scan", pixels, grid_affine())[0]
 
 
-def secured(settings, folder, name, *, authority=AUTHORITY, contexts=()):
+def secured(settings, folder, name, *, contexts=(), **shown):
     """An association over TLS by somebody with a certificate on `name`."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     AUTHORITY.configure_trust(context)
-    context.load_cert_chain(*certificate(folder, name, authority=authority))
+    context.load_cert_chain(*certificate(folder, name, **shown))
     entity = AE(ae_title="PACS")
     return entity.associate(
         "127.0.0.1",
@@ -292,3 +297,88 @@ def test_what_a_peer_may_ask_for_is_sent_to_it_over_tls(listening, tmp_path, ima
     server.shutdown()
     assert came[0].PixelData == sent.PixelData
     assert not secured(settings, tmp_path, "other.hospital", contexts=contexts).is_established
+
+
+def test_a_renewal_that_is_half_done_turns_nobody_away_and_is_told(listening, tmp_path, capsys):
+    settings = listening()
+    contexts = [build_context(CTImageStorage)]
+    chain, _ = certificate(tmp_path / "renewed", "node.hospital")
+    shutil.copy(chain, settings.tls.certificate)  # and its key not yet
+    for _ in range(2):
+        association = secured(settings, tmp_path, "pacs.hospital", contexts=contexts)
+        assert association.is_established
+        association.release()
+    logged = capsys.readouterr().out
+    assert logged.count("certificate.broken") == 1
+    assert "KEY_VALUES_MISMATCH" in logged
+    results = preflight(tmp_path / "overread.toml")
+    assert [one.outcome for one in results if one.subject == "certificates"] == [Outcome.FAILED]
+
+
+@pytest.mark.parametrize(
+    ("shown", "reason", "remedy"),
+    [
+        ({"authority": trustme.CA()}, "unable to get local issuer", "tls.authorities"),
+        ({"not_after": datetime(2020, 1, 1, tzinfo=UTC)}, "has expired", "renewed there"),
+    ],
+)
+def test_why_a_certificate_is_not_believed_is_told(
+    listening, tmp_path, capsys, shown, reason, remedy
+):
+    settings = listening()
+    assert not secured(settings, tmp_path, "ct.hospital", **shown).is_established
+    said = []
+
+    def is_told():
+        said.append(capsys.readouterr().out)
+        return "connection.not_secured" in "".join(said)
+
+    await_true(is_told, 60, "it to be told")
+    assert reason in "".join(said)
+    assert remedy in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected", "alarms"),
+    [
+        (300, Outcome.OK, 0),
+        (20, Outcome.WARNING, 0),
+        (3, Outcome.WARNING, 1),
+        (-1, Outcome.FAILED, 1),
+    ],
+)
+def test_a_certificate_that_expires_is_told_in_time(tmp_path, kept, expected, alarms):
+    config = configure(tmp_path)
+    settings = load_settings(config)
+    certificate(tmp_path, "node.hospital", not_after=datetime.now(UTC) + timedelta(days=kept))
+    found = [one for one in _certificates(settings) if one.subject == "certificates"]
+    assert [one.outcome for one in found] == [expected]
+    catalogue = Catalogue(settings.database_url)
+    told = [one for one in health_of(settings, catalogue).alarms if "TLS" in one.text]
+    catalogue.close()
+    assert len(told) == alarms
+
+
+@pytest.mark.parametrize(
+    ("speaks_tls", "name", "reason"),
+    [
+        (True, "another.hospital", "Hostname mismatch"),
+        (False, "127.0.0.1", "TLS: it"),
+    ],
+)
+def test_why_a_peer_cannot_be_reached_over_tls_is_told(tmp_path, speaks_tls, name, reason):
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(Verification)
+    (port,) = free_ports(1)
+    settings = load_settings(configure(tmp_path, peer="tls = true"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate(tmp_path, "pacs.hospital"))
+    server = entity.start_server(
+        ("127.0.0.1", port), block=False, ssl_context=context if speaks_tls else None
+    )
+    called = Peer(
+        name="pacs", ae_title="PACS", host="127.0.0.1", port=port, tls=True, tls_name=name
+    )
+    with pytest.raises(store_scu.PeerError, match=reason):
+        store_scu.echo(called, "OVERREAD", tls=settings.tls)
+    server.shutdown()
