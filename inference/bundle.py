@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from inference.assessment import ModelIdentity
-from inference.calibration import scored_by
-from inference.manifest import Manifest, mistakes_of
+from inference.manifest import Manifest, mistakes_of, scored_by
 
 MANIFEST = "manifest.json"
 VISION, EMBED, SEGMENT, TOKENIZER = "vision.onnx", "embed.onnx", "seg.onnx", "tokenizer.json"

@@ -5,7 +5,6 @@ that: graphs, tokenizer, preprocessing, prompts and question. How reliable the p
 is measured here as well.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from inference.manifest import Calibration, FindingSpec, Manifest
+from inference.manifest import Calibration, FindingSpec, Manifest, scored_by
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
@@ -24,8 +23,6 @@ MIN_CASES = 20
 
 BINS = 10
 """Of equal width over 0..1, for the expected calibration error."""
-
-_MAKES_LOG_ODDS = {"files", "preprocessing", "splice", "prompts", "decoder"}
 
 
 class CalibrationError(ValueError):
@@ -84,12 +81,6 @@ def calibrate(
         for finding in manifest.findings
     )
     return manifest.model_copy(update={"findings": findings})
-
-
-def scored_by(manifest: Manifest, finding: FindingSpec) -> str:
-    """SHA-256, hexadecimal, over all that makes the log-odds of a finding."""
-    content = manifest.model_dump_json(include=_MAKES_LOG_ODDS)
-    return hashlib.sha256(f"{content}\n{finding.question}".encode()).hexdigest()
 
 
 def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Reliability:

@@ -4,6 +4,7 @@ How a volume is brought before the vision graph, where the image tokens stand in
 is asked, how an answer becomes a probability, and which codes it carries.
 """
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +17,8 @@ Modality = Literal["CT", "MR"]
 
 IMAGE, QUESTION, CONTEXT = "{image}", "{question}", "{context}"
 """What a prompt template holds the place of."""
+
+_MAKES_LOG_ODDS = {"files", "preprocessing", "splice", "prompts", "decoder"}
 
 
 class _Frozen(BaseModel):
@@ -282,3 +285,9 @@ def mistakes_of(error: ValidationError) -> str:
         f"{'.'.join(map(str, detail['loc']))}: {detail['msg'].removeprefix('Value error, ')}"
         for detail in error.errors()
     )
+
+
+def scored_by(manifest: Manifest, finding: FindingSpec) -> str:
+    """SHA-256, hexadecimal, over all that makes the log-odds of a finding."""
+    content = manifest.model_dump_json(include=_MAKES_LOG_ODDS)
+    return hashlib.sha256(f"{content}\n{finding.question}".encode()).hexdigest()

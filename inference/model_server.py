@@ -22,8 +22,9 @@ from inference import crossing
 from inference.assessment import Assessment, ModelIdentity, Text
 from inference.bundle import BundleError
 from inference.decoder import SequenceTooLongError
+from inference.model_errors import ModelMemoryError, RuntimeProviderError
 from inference.process import Loaded, ModelFailedError, Task
-from inference.runtime import ModelMemoryError, RuntimeProviderError, is_out_of_memory
+from inference.runtime import is_out_of_memory
 
 _PLAIN = (BundleError, RuntimeProviderError, ModelMemoryError)
 """Errors whose texts are ours, and hold no values of a study."""

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from inference.assessment import Text
 from inference.bundle import BundleError
 from inference.installation import installation, lacks, load_libraries
+from inference.model_errors import ModelMemoryError, RuntimeProviderError
 from inference.providers import (
     CPU,
     NAMES,
@@ -57,22 +58,6 @@ SPIN_MICROSECONDS = "20"
 
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "out of memory", "Cannot allocate memory")
 """How allocation failures read in the texts of ONNX Runtime and CUDA."""
-
-
-class RuntimeProviderError(Exception):
-    """The execution provider that was asked for is not there or did not take the graph."""
-
-    def __init__(self, provider: Provider, reason: Text, remedy: str) -> None:
-        super().__init__(provider, reason, remedy)  # so that it can be pickled
-        self.provider, self.reason, self.remedy = provider, reason, remedy
-
-    def __str__(self) -> str:
-        shown = SHOWN[self.provider]
-        return f"{shown} cannot be used: {self.reason.en}. Do this: {self.remedy}."
-
-
-class ModelMemoryError(Exception):
-    """The model and what it works on do not fit into the memory that it may have."""
 
 
 class Graph:

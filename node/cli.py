@@ -1,6 +1,9 @@
-"""The command line: serve, check, send, status and demo; other commands are in `cli_*.py`."""
+"""The command line: which commands there are, and what they are given.
 
-import re
+Each imports what it runs when it is run: the node's roles are started by this too, and what one of
+them needs would be paid for by all, and by every command.
+"""
+
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,21 +13,18 @@ import orjson
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
-from sqlalchemy.exc import OperationalError
 
-from node import cli_deliveries, cli_models, cli_validate, cli_volume, store_scu
-from node.catalogue import Catalogue
-from node.check_result import Outcome
-from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, files_of, settings_of
-from node.database import SchemaError
-from node.dicomweb.access import digest_of, new_token
+from node import cli_models
+from node.command_line import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    console,
+    fail,
+    settings_of,
+)
 from node.dicomweb.settings import DicomwebClient, Permission
-from node.observe import configure_logging
-from node.preflight import preflight
-from node.settings import Peer, TLSSettings
-from node.status import as_table, study_rows
-from node.supervisor import die_with_parent, supervise
+from node.dicomweb.tokens import digest_of, new_token
 
 app = typer.Typer(
     help="Overread: a DICOM-native AI node. Every result is an unverified second opinion.",
@@ -32,10 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
-app.command()(cli_volume.volume)
-app.command()(cli_validate.validate)
-app.command()(cli_deliveries.deliveries)
-app.command()(cli_deliveries.retry)
+
+PathsArgument = Annotated[
+    list[Path], typer.Argument(help="files, or folders with files", exists=True)
+]
+PeerOption = Annotated[str | None, typer.Option(help="only those to this peer")]
 
 
 class Role(StrEnum):
@@ -51,7 +52,13 @@ def main() -> None:
     """Entry point of the `overread` command."""
     try:
         app()
-    except (SchemaError, OperationalError) as error:
+    except Exception as error:
+        from sqlalchemy.exc import OperationalError
+
+        from node.database import SchemaError
+
+        if not isinstance(error, (SchemaError, OperationalError)):
+            raise
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         Console(stderr=True).print(f"database: {reason}", style="red", markup=False)
         sys.exit(1)
@@ -63,6 +70,9 @@ def serve(
     role: Annotated[Role | None, typer.Option(help="only this role, not all of them")] = None,
 ) -> None:
     """Run the node: DICOM listener, worker, status page, and DICOMweb where it is configured."""
+    from node.observe import configure_logging
+    from node.supervisor import die_with_parent, supervise
+
     settings = settings_of(config)
     configure_logging(role or "supervisor")
     try:
@@ -79,19 +89,19 @@ def serve(
                 config, [one for one in Role if one is not Role.dicomweb or settings.dicomweb]
             )
         case Role.listener:
-            from node.listener import run_listener  # noqa: PLC0415  # a role loads what it needs
+            from node.listener import run_listener
 
             run_listener(settings)
         case Role.worker:
-            from node.worker import run_worker  # noqa: PLC0415
+            from node.worker import run_worker
 
             run_worker(settings)
         case Role.web:
-            from node.web.application import run_web  # noqa: PLC0415
+            from node.web.application import run_web
 
             run_web(settings)
         case Role.dicomweb:
-            from node.dicomweb.server import run_dicomweb  # noqa: PLC0415
+            from node.dicomweb.server import run_dicomweb
 
             run_dicomweb(settings)
 
@@ -99,9 +109,12 @@ def serve(
 @app.command()
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say before going live whether it would work; exit code 0 only if all is well."""
+    from node.check_result import Outcome
+    from node.preflight import preflight
+
     results = preflight(config)
     if as_json:
         sys.stdout.buffer.write(orjson.dumps([result.as_dict() for result in results]) + b"\n")
@@ -122,49 +135,26 @@ def check(
 
 @app.command()
 def send(
-    paths: Annotated[list[Path], typer.Argument(help="files, or folders with files", exists=True)],
+    paths: PathsArgument,
     to: Annotated[str, typer.Option(help="name of a configured peer, or AE@HOST:PORT")],
     config: ConfigOption = DEFAULT_CONFIG,
     calling: Annotated[str | None, typer.Option(help="AE title to call as")] = None,
 ) -> None:
     """Send files as a modality would (C-STORE)."""
-    peer, own_title, tls = _destination(to, config)
-    files = [file for path in paths for file in files_of(path)]
-    instances, unreadable = [], []
-    for file in files:
-        try:
-            instances.append(store_scu.read_instance(file))
-        except ValueError as error:
-            unreadable.append(str(error))
-    for line in unreadable:
-        console.print(f"[yellow]skipped[/] {line}")
-    if not instances:
-        fail("nothing to send: no DICOM Part 10 file among what was given")
-    with Progress(console=console) as progress:
-        task = progress.add_task(f"to {peer.name}", total=len(instances))
-        try:
-            answers = store_scu.send(
-                instances,
-                peer,
-                calling or own_title,
-                lambda _answer: progress.advance(task),
-                tls=tls,
-            )
-        except store_scu.PeerError as error:
-            fail(f"{error}; {error.remedy}")
-    refused = [answer for answer in answers if not answer.taken]
-    for answer in refused:
-        console.print(f"[red]{answer.status:04X}[/] {answer.instance.path.name} {answer.comment}")
-    console.print(f"{len(answers) - len(refused)} of {len(answers)} taken by {peer.name}")
-    raise typer.Exit(bool(refused))
+    from node.cli_send import send_files
+
+    send_files(paths, to, config, calling)
 
 
 @app.command()
 def status(
     config: ConfigOption = DEFAULT_CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show studies and where each stands."""
+    from node.catalogue import Catalogue
+    from node.status import as_table, study_rows
+
     settings = settings_of(config)
     catalogue = Catalogue(settings.database_url)
     rows = study_rows(catalogue.worklist())
@@ -172,6 +162,94 @@ def status(
         sys.stdout.buffer.write(orjson.dumps([row.as_dict() for row in rows]) + b"\n")
         return
     console.print(as_table(rows))
+
+
+@app.command()
+def deliveries(
+    config: ConfigOption = DEFAULT_CONFIG,
+    peer: PeerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what peers do not have yet, or have not committed: what waits and what was given up."""
+    from node.cli_deliveries import show_deliveries
+
+    show_deliveries(settings_of(config), peer, as_json=as_json)
+
+
+@app.command()
+def retry(
+    study: Annotated[
+        str | None, typer.Argument(help="Study Instance UID, as 'overread status' shows it")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    peer: PeerOption = None,
+    all_deliveries: Annotated[
+        bool, typer.Option("--all", help="whatever waits or was given up")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="send anew also what the peers have taken")
+    ] = False,
+) -> None:
+    """Have deliveries tried again at once; with a study, have it looked at again as well."""
+    from node.cli_deliveries import retry_deliveries
+
+    retry_deliveries(settings_of(config), study, peer, all_deliveries=all_deliveries, again=again)
+
+
+@app.command()
+def volume(
+    paths: PathsArgument,
+    nifti: Annotated[
+        Path | None, typer.Option(help="write the volume to this .nii or .nii.gz")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="draw three planes of it into this .png")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="point of the planes: X,Y,Z in mm, LPS; else the middle")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="only this Series Instance UID")] = None,
+    stack: Annotated[
+        str, typer.Option(help="which of several images at each position, as a route's stack rule")
+    ] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", envvar="OVERREAD_CONFIG", help=f"TOML file; {DEFAULT_CONFIG} if there"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what becomes of CT and MR series; write the volume as NIfTI, or a picture of it."""
+    from node.cli_volume import assemble_files
+
+    assemble_files(
+        paths,
+        nifti=nifti,
+        picture=picture,
+        at=at,
+        series=series,
+        stack=stack,
+        config=config,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def validate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="results and the CT or MR images that they are of: files, or folders with files",
+            exists=True,
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Check results as the gate does before sending, and by dciodvfy, DCMTK and PixelMed."""
+    from node.cli_validate import validate_files
+
+    validate_files(paths, as_json=as_json)
 
 
 @app.command()
@@ -198,20 +276,6 @@ def demo(
     out: Annotated[Path, typer.Option(help="where the results go")] = Path("demo"),
 ) -> None:
     """Play a PACS that routes a CT head study to a node, and show what comes back."""
-    from node.demo import run_demo  # noqa: PLC0415
+    from node.demo import run_demo
 
     raise typer.Exit(run_demo(out, keep=keep))
-
-
-def _destination(to: str, config: Path) -> tuple[Peer, str, TLSSettings | None]:
-    """The peer to send to, the AE title to call as, and what TLS needs."""
-    written_out = re.fullmatch(r"(?P<title>[^@]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})", to)
-    if written_out and 0 < (port := int(written_out["port"])) < 65536:
-        title = written_out["title"]
-        peer = Peer(name=title, ae_title=title, host=written_out["host"], port=port)
-        return peer, "OVERREAD", None
-    settings = settings_of(config)
-    try:
-        return settings.peer(to), settings.node.ae_title, settings.tls
-    except KeyError as error:
-        fail(f"{error.args[0]}; or give AE@HOST:PORT")

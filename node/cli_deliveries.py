@@ -2,30 +2,22 @@
 
 import sys
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-import typer
 from rich.table import Table
 from rich.text import Text
 
 from node.catalogue import Catalogue
-from node.command_line import DEFAULT_CONFIG, ConfigOption, console, fail, settings_of
+from node.command_line import console, fail
 from node.replay import outages, replay, unsettled
 from node.run_folder import RunFolder
 from node.settings import Settings
 from node.tables import Delivery, DeliveryState
 
-PeerOption = Annotated[str | None, typer.Option(help="only those to this peer")]
 
-
-def deliveries(
-    config: ConfigOption = DEFAULT_CONFIG,
-    peer: PeerOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-) -> None:
-    """Show what peers do not have yet, or have not committed: what waits and what was given up."""
-    settings = settings_of(config)
+def show_deliveries(settings: Settings, peer: str | None, *, as_json: bool) -> None:
+    """Print what waits and what was given up, of all peers or of one."""
     _check_peer(settings, peer)
     catalogue = Catalogue(settings.database_url)
     found = unsettled(catalogue, peer)
@@ -46,21 +38,10 @@ def deliveries(
     console.print(_as_table(found) if found else "Every peer has what it should have.")
 
 
-def retry(
-    study: Annotated[
-        str | None, typer.Argument(help="Study Instance UID, as 'overread status' shows it")
-    ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    peer: PeerOption = None,
-    all_deliveries: Annotated[
-        bool, typer.Option("--all", help="whatever waits or was given up")
-    ] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="send anew also what the peers have taken")
-    ] = False,
+def retry_deliveries(
+    settings: Settings, study: str | None, peer: str | None, *, all_deliveries: bool, again: bool
 ) -> None:
-    """Have deliveries tried again at once; with a study, have it looked at again as well."""
-    settings = settings_of(config)
+    """Make deliveries due, of a study, to a peer, or all; have a study looked at again."""
     _check_peer(settings, peer)
     if study is None and peer is None and not all_deliveries:
         fail("retry what? give a Study Instance UID, --peer NAME, or --all")

@@ -2,39 +2,30 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from node.command_line import console, files_of
-from node.validation import Validation, find
-from node.validation import validate as judge
+from node.validation import Validation, find, validate
 
 USAGE = 2
 """Exit code for what was asked wrongly; 1 says that there are problems, 0 that there are none."""
 
 
-def validate(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            help="results and the CT or MR images that they are of: files, or folders with files",
-            exists=True,
-        ),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-) -> None:
-    """Check results as the gate does before sending, and by dciodvfy, DCMTK and PixelMed."""
+def validate_files(paths: Sequence[Path], *, as_json: bool) -> NoReturn:
+    """Say what the gate and each validator find, and end the command."""
     found = find([file for path in paths for file in files_of(path)])
     if not found.results:
         Console(stderr=True).print(
             "no result among what was given that the gate has rules for", style="red"
         )
         raise typer.Exit(USAGE)
-    validation = judge(found)
+    validation = validate(found)
     if as_json:
         sys.stdout.buffer.write(validation.as_json() + b"\n")
     else:

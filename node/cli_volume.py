@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -46,30 +46,18 @@ class _Files:
     unreadable: list[Path] = field(default_factory=list)
 
 
-def volume(
-    paths: Annotated[list[Path], typer.Argument(help="files, or folders with files", exists=True)],
-    nifti: Annotated[
-        Path | None, typer.Option(help="write the volume to this .nii or .nii.gz")
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="draw three planes of it into this .png")
-    ] = None,
-    at: Annotated[
-        str | None, typer.Option(help="point of the planes: X,Y,Z in mm, LPS; else the middle")
-    ] = None,
-    series: Annotated[str | None, typer.Option(help="only this Series Instance UID")] = None,
-    stack: Annotated[
-        str, typer.Option(help="which of several images at each position, as a route's stack rule")
-    ] = "",
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", envvar="OVERREAD_CONFIG", help=f"TOML file; {DEFAULT_CONFIG} if there"
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-) -> None:
-    """Say what becomes of CT and MR series; write the volume as NIfTI, or a picture of it."""
+def assemble_files(
+    paths: Sequence[Path],
+    *,
+    nifti: Path | None,
+    picture: Path | None,
+    at: str | None,
+    series: str | None,
+    stack: str,
+    config: Path | None,
+    as_json: bool,
+) -> NoReturn:
+    """Say what becomes of each series, write what was asked for, and end the command."""
     warnings.filterwarnings("ignore", module="pydicom")  # odd values are the verdict's business
     point, rules = _point(at), _rules(stack, config)
     if point and not picture:

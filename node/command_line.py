@@ -12,6 +12,7 @@ DEFAULT_CONFIG = Path("/etc/overread/overread.toml")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="the TOML file", envvar="OVERREAD_CONFIG")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 console = Console()
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inference.bundle import BundleError
+from inference.model_errors import ModelMemoryError, RuntimeProviderError
 from inference.process import ModelProcess, ModelProcessError
 from inference.providers import Limits, SessionSettings
-from inference.runtime import ModelMemoryError, RuntimeProviderError
 
 MODEL_ERRORS = (BundleError, RuntimeProviderError, ModelMemoryError, ModelProcessError)
 """What there is to say where a model cannot be had, or gives no answer."""

@@ -17,13 +17,13 @@ from pydicom import Dataset
 
 from inference.assessment import Assessment, AssessmentRecord, Finding, Presence, Text, not_assessed
 from inference.bundle import find_bundle
+from inference.model_errors import ModelMemoryError
 from inference.process import (
     ModelCancelledError,
     ModelCrashedError,
     ModelProcess,
     ModelTimeoutError,
 )
-from inference.runtime import ModelMemoryError
 from inference.volume import Volume
 from node.assembly import Assembled, assemble
 from node.catalogue import Catalogue

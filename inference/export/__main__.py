@@ -15,7 +15,7 @@ from inference.export.card import load_card
 from inference.export.checkpoint import Checkpoint
 from inference.export.convert import convert_checkpoint
 from inference.export.graphs import ExportError
-from inference.runtime import ModelMemoryError
+from inference.model_errors import ModelMemoryError
 
 
 def main() -> None:

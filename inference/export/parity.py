@@ -16,8 +16,9 @@ from inference.export.graphs import ExportError, difference
 from inference.export.quantise import BITS, dequantised
 from inference.export.storage import STORED_TYPES
 from inference.manifest import DecoderShape, Precision
+from inference.model_errors import RuntimeProviderError
 from inference.providers import SessionSettings
-from inference.runtime import Graph, RuntimeProviderError
+from inference.runtime import Graph
 
 PREFIX, BLOCKS = 13, (3, 1, 6)
 """Positions that are read once, and of the questions that continue them."""

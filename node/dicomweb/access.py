@@ -4,8 +4,6 @@ Nothing is told to those who have none, not even what paths there are.
 """
 
 import hmac
-import secrets
-from hashlib import sha256
 
 import structlog
 from starlette.datastructures import Headers
@@ -13,22 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.dicomweb.answers import problem
 from node.dicomweb.settings import DicomwebClient, Permission
+from node.dicomweb.tokens import digest_of
 
 log = structlog.get_logger()
 
 REALM = 'Bearer realm="Overread"'
 _NEEDED = {"GET": Permission.READ, "HEAD": Permission.READ, "POST": Permission.STORE}
-_TOKEN_BYTES = 32
-
-
-def new_token() -> str:
-    """Return a token that nobody can guess."""
-    return secrets.token_urlsafe(_TOKEN_BYTES)
-
-
-def digest_of(token: str) -> str:
-    """Return what the configuration holds of a token."""
-    return sha256(token.encode()).hexdigest()
 
 
 class Access:

@@ -4,15 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from inference.calibration import (
-    MIN_CASES,
-    CalibrationError,
-    calibrate,
-    fit,
-    reliability,
-    scored_by,
-)
-from inference.manifest import Manifest
+from inference.calibration import MIN_CASES, CalibrationError, calibrate, fit, reliability
+from inference.manifest import Manifest, scored_by
 from inference.score import probability
 from tests.inference.manifests import HAEMORRHAGE, SHIFT, manifest
 

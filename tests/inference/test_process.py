@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from inference.bundle import BUILTIN, BundleError, find_bundle
+from inference.model_errors import ModelMemoryError, RuntimeProviderError
 from inference.process import (
     ModelCancelledError,
     ModelCrashedError,
@@ -18,7 +19,6 @@ from inference.process import (
     ModelTimeoutError,
 )
 from inference.providers import Limits, SessionSettings
-from inference.runtime import ModelMemoryError, RuntimeProviderError
 from tests.inference.conftest import AT
 from tests.inference.misbehaving import HERE, IDENTITY
 

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 from inference import runtime
 from inference.bundle import BUILTIN, BundleError, find_bundle
 from inference.model import Model, load_model
+from inference.model_errors import RuntimeProviderError
 from inference.providers import CPU, Profile, SessionSettings
-from inference.runtime import Graph, RuntimeProviderError, is_out_of_memory
+from inference.runtime import Graph, is_out_of_memory
 from tests.inference.conftest import AT, Scan
 
 ONE_THREAD = SessionSettings(threads=1)
@@ -138,8 +139,9 @@ HUNGRY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from inference.model_errors import ModelMemoryError
 from inference.providers import SessionSettings
-from inference.runtime import Graph, ModelMemoryError
+from inference.runtime import Graph
 x = np.ones((10_000_000, 3), np.float32)
 graph = Graph(Path(sys.argv[1]), SessionSettings(threads=1))
 used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

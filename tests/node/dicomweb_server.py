@@ -6,8 +6,8 @@ from io import BytesIO
 
 import httpx2
 
-from node.dicomweb.access import digest_of
 from node.dicomweb.server import bound, http_server, serving
+from node.dicomweb.tokens import digest_of
 from node.settings import load_settings
 from node.transport_security import https_context
 from tests.node.configuration import free_ports, write_config

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from node.cli import app
-from node.dicomweb.access import digest_of
 from node.dicomweb.application import create_app
 from node.dicomweb.settings import DicomwebClient, DicomwebSettings
+from node.dicomweb.tokens import digest_of
 from node.preflight import preflight
 from node.settings import SettingsError, load_settings
 from tests.node.configuration import write_config
