@@ -4,8 +4,10 @@ A request is kept on disk before it is answered. A thread looks up what it names
 the sender over an association of its own, again and again until the sender has the report.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +26,7 @@ from node.catalogue import Catalogue
 from node.durable import fsync_folder, replace_durably
 from node.settings import Peer, Settings
 from node.spool import InvalidUIDError, Spool, check_uid
-from node.store_scu import PeerError, associated
+from node.store_scu import PeerError, UnreachableError, associated
 
 log = structlog.get_logger()
 
@@ -36,6 +38,7 @@ MOST_REFERENCES = 100_000
 SETTLED = timedelta(seconds=1)  # what came before a request is listed in the catalogue by then
 FIRST_RETRY, LONGEST_RETRY = timedelta(seconds=5), timedelta(hours=1)
 _INTERVAL = 0.5
+_ENABLE_REPORTS = "have it accept Storage Commitment Push Model from the node, which is SCP of it"
 
 
 class Request(BaseModel):
@@ -52,6 +55,14 @@ class Request(BaseModel):
     attempts: int = 0
 
 
+@dataclass(frozen=True)
+class _Absence:
+    """A sender that could not be reached, and again so many times: its reports wait."""
+
+    rounds: int
+    until: datetime
+
+
 class CommitmentDesk(threading.Thread):
     """Takes requests for commitment, and reports."""
 
@@ -63,6 +74,8 @@ class CommitmentDesk(threading.Thread):
         self._folder = settings.node.state_dir / "commitment"
         self._stopping = threading.Event()
         self._told: set[Path] = set()
+        self._due: dict[Path, datetime] = {}  # so that no file is read before it is due
+        self._away: dict[str, _Absence] = {}  # by AE title
 
     def prepare(self) -> None:
         """Make the folder of requests."""
@@ -95,11 +108,22 @@ class CommitmentDesk(threading.Thread):
         while not self._stopping.wait(_INTERVAL):
             for path in sorted(self._folder.glob("*.json")):
                 try:
-                    request = Request.model_validate_json(path.read_bytes())
-                    if request.due <= datetime.now(UTC):
-                        self._attempt(request)
+                    self._look_at(path)
                 except (OSError, ValidationError) as error:  # the others must not wait for it
                     self._tell(path, error)
+
+    def _look_at(self, path: Path) -> None:
+        now = datetime.now(UTC)
+        if self._due.get(path, now) > now:
+            return
+        request = Request.model_validate_json(path.read_bytes())
+        away = self._away.get(request.calling_ae_title)
+        if away is not None and away.until > now and not self._is_too_old(request):
+            self._due[path] = away.until  # the others must not wait until each has found that out
+        elif request.due <= now:
+            self._attempt(request)
+        else:
+            self._due[path] = request.due
 
     def _tell(self, path: Path, error: Exception) -> None:
         if path not in self._told:
@@ -114,16 +138,21 @@ class CommitmentDesk(threading.Thread):
         self.join(timeout=30)
 
     def _attempt(self, request: Request) -> None:
+        calling = request.calling_ae_title
         try:
             missing = self._missing(request)
             self._report(request, missing)
         except (PeerError, SQLAlchemyError) as error:
+            if isinstance(error, UnreachableError):
+                rounds = self._away[calling].rounds + 1 if calling in self._away else 0
+                self._away[calling] = _Absence(rounds, datetime.now(UTC) + _pause(rounds))
             self._postpone(request, error)
             return
-        self._path(request).unlink(missing_ok=True)
+        self._away.pop(calling, None)
+        self._drop(request)
         log.info(
             "commitment.reported",
-            peer=request.calling_ae_title,
+            peer=calling,
             instances=len(request.references),
             missing=len(missing),
         )
@@ -150,45 +179,61 @@ class CommitmentDesk(threading.Thread):
         if peer is None:
             raise PeerError("the sender is no peer any more", "add it as a peer again")
         settings = self._settings
-        with associated(
-            peer,
-            settings.node.ae_title,
-            [build_context(StorageCommitmentPushModel)],
-            tls=settings.tls,
-            roles=[build_role(StorageCommitmentPushModel, scp_role=True)],
-        ) as association:
-            try:
+        try:
+            with associated(
+                peer,
+                settings.node.ae_title,
+                [build_context(StorageCommitmentPushModel)],
+                tls=settings.tls,
+                roles=[build_role(StorageCommitmentPushModel, scp_role=True)],
+            ) as association:
                 answer, _ = association.send_n_event_report(
                     _report_of(request, missing),
                     SOME_FAILED if missing else ALL_COMMITTED,
                     StorageCommitmentPushModel,
                     StorageCommitmentPushModelInstance,
                 )
-            except ValueError as error:  # the role or the context was not accepted
-                raise PeerError(f"{peer.name} takes no report", "enable it at the peer") from error
-        if answer.get("Status") != SUCCESS:
-            raise PeerError(f"{peer.name} did not take the report", "see the peer's log")
+        except UnreachableError:
+            raise
+        except (PeerError, ValueError) as error:  # the context was not accepted, or the role
+            reason = f"{peer.name} accepts no reports of storage commitment"
+            raise PeerError(reason, _ENABLE_REPORTS) from error
+        status = answer.get("Status")
+        if status != SUCCESS:
+            said = "did not answer" if status is None else f"answered {status:04X} to"
+            raise PeerError(f"{peer.name} {said} the report", "see the peer's log")
 
     def _postpone(self, request: Request, error: Exception) -> None:
-        wait = min(FIRST_RETRY * 2 ** min(request.attempts, 20), LONGEST_RETRY)
-        now = datetime.now(UTC)
-        given_up = now - request.received_at > timedelta(
-            hours=self._settings.delivery.give_up_hours
-        )
+        wait = _pause(request.attempts)
+        given_up = self._is_too_old(request)
         if given_up:
-            self._path(request).unlink(missing_ok=True)
+            self._drop(request)
         else:
-            later = {"due": now + wait, "attempts": request.attempts + 1}
+            later = {"due": datetime.now(UTC) + wait, "attempts": request.attempts + 1}
             self._keep(request.model_copy(update=later))
-        log.warning(
+        log.log(
+            logging.ERROR if given_up else logging.WARNING,
             "commitment.not_reported",
             peer=request.calling_ae_title,
-            reason=str(error),
+            reason=str(error) if isinstance(error, PeerError) else "the database does not answer",
+            remedy=getattr(error, "remedy", "run 'overread check'"),
             given_up=given_up,
+            retry_in_seconds=None if given_up else round(wait.total_seconds()),
         )
 
+    def _is_too_old(self, request: Request) -> bool:
+        patience = timedelta(hours=self._settings.delivery.give_up_hours)
+        return datetime.now(UTC) - request.received_at > patience
+
     def _keep(self, request: Request) -> None:
-        replace_durably(self._path(request), request.model_dump_json().encode())
+        path = self._path(request)
+        replace_durably(path, request.model_dump_json().encode())
+        self._due.pop(path, None)
+
+    def _drop(self, request: Request) -> None:
+        path = self._path(request)
+        path.unlink(missing_ok=True)
+        self._due.pop(path, None)
 
     def _path(self, request: Request) -> Path:
         identity = f"{request.calling_ae_title}\n{request.transaction_uid}"
@@ -197,6 +242,11 @@ class CommitmentDesk(threading.Thread):
     def _peer(self, ae_title: str) -> Peer | None:
         found = (peer for peer in self._settings.peers if peer.ae_title == ae_title)
         return next(found, None)
+
+
+def _pause(attempts: int) -> timedelta:
+    wait: timedelta = min(FIRST_RETRY * 2 ** min(attempts, 20), LONGEST_RETRY)
+    return wait
 
 
 def _request_of(asked: Dataset, calling: str) -> Request:

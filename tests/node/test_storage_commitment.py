@@ -8,7 +8,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, build_context, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
 
 from node import storage_commitment, store_scu
 from node.listener import Listener
@@ -16,6 +20,7 @@ from node.settings import load_settings
 from tests.node.configuration import free_ports, write_config
 from tests.node.test_listener import as_peer
 from tests.slices import grid_affine, write_slices
+from tests.system.peers import await_true
 
 
 @pytest.fixture
@@ -154,3 +159,36 @@ def test_a_request_that_is_none_is_refused(node, sender):
     assert ask(node, []) != 0x0000
     assert ask(node, [(CTImageStorage, "../../etc/passwd")]) == 0x0115
     assert not list((node.node.state_dir / "commitment").iterdir())
+
+
+def test_one_report_finds_out_for_all_that_a_sender_is_away(node, capsys):
+    for _ in range(5):
+        ask(node, [(CTImageStorage, generate_uid())])
+    said = logged(capsys, "commitment.not_reported")
+    time.sleep(1.5)  # longer than the desk takes to look at all of them
+    said += capsys.readouterr().out
+    assert said.count("commitment.not_reported") == 1
+    assert len(list((node.node.state_dir / "commitment").iterdir())) == 5
+
+
+def test_a_sender_that_accepts_no_reports_is_named_with_what_to_do(node, capsys):
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(Verification)
+    server = entity.start_server(("127.0.0.1", node.peers[0].port), block=False)
+    ask(node, [(CTImageStorage, generate_uid())])
+    said = logged(capsys, "commitment.not_reported")
+    server.shutdown()
+    assert "pacs accepts no reports of storage commitment" in said
+    assert "have it accept Storage Commitment Push Model" in said
+
+
+def logged(capsys, event):
+    """What was logged until `event` was."""
+    said = []
+
+    def is_said():
+        said.append(capsys.readouterr().out)
+        return event in "".join(said)
+
+    await_true(is_said, 60, event)
+    return "".join(said)
