@@ -39,6 +39,7 @@ def preflight(config: Path) -> list[Result]:
             for mistake in error.mistakes
         ]
     results = [Result("configuration", Outcome.OK, f"{config} is valid")]
+    results.extend(_upper_layer(settings))
     results.extend(_ports(settings))
     results.extend(_certificates(settings))
     results.extend(_disk(settings))
@@ -49,6 +50,16 @@ def preflight(config: Path) -> list[Result]:
     for peer in settings.peers:
         results.extend(check_peer(peer, settings))
     return results
+
+
+def _upper_layer(settings: Settings) -> Iterator[Result]:
+    if settings.node.upper_layer == "pynetdicom":
+        yield Result(
+            "upper layer",
+            Outcome.WARNING,
+            "pynetdicom's own bounds neither PDUs nor messages nor silent connections",
+            'take node.upper_layer = "waiting", unless you compare the two',
+        )
 
 
 def _ports(settings: Settings) -> Iterator[Result]:

@@ -249,6 +249,19 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = {"node.port": self.node.port, "web.port": self.web.port}
+        if self.tls is not None:
+            ports["tls.port"] = self.tls.port
+        if self.dicomweb is not None:
+            ports["dicomweb.port"] = self.dicomweb.port
+        for key, port in ports.items():
+            other = next(one for one in ports if ports[one] == port)
+            if other != key:
+                raise ValueError(f"{key}: {port} is {other} already; give each its own")
+        return self
+
+    @model_validator(mode="after")
     def _secured(self) -> Self:
         for peer in self.peers:
             if (peer.tls or peer.tls_name) and self.tls is None:

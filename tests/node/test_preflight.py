@@ -276,3 +276,9 @@ def test_a_model_whose_provider_is_missing_is_refused_or_stated(tmp_path, monkey
     assert degraded.outcome == demonstration.outcome == "warning"
     assert degraded.text.startswith("Computed on CPU, not on CUDA as configured")
     assert "runs on CPUExecutionProvider" in demonstration.text
+
+
+def test_the_upper_layer_without_bounds_is_a_warning(tmp_path):
+    slower = load_settings(write_config(tmp_path, upper_layer="pynetdicom"))
+    assert [one.outcome for one in preflight._upper_layer(slower)] == [Outcome.WARNING]
+    assert not list(preflight._upper_layer(load_settings(write_config(tmp_path))))

@@ -1,5 +1,6 @@
 """The configuration: every mistake is named with its key and what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_the_annotated_example_is_valid():
     settings = load_settings(Path(__file__).parents[2] / "config" / "overread.toml")
     assert settings.node.ae_title == "OVERREAD"
     assert settings.routes[0].results_to == ("pacs",)
+
+
+def test_the_annotated_example_is_valid_with_its_comments_taken_for_settings(tmp_path):
+    lines = (Path(__file__).parents[2] / "config" / "overread.toml").read_text().splitlines()
+    settings = (line.removeprefix("# ") for line in lines)
+    is_setting = re.compile(r"(\[|[a-z0-9_]+ = )").match
+    text = "\n".join(line for line in settings if is_setting(line))
+    path = tmp_path / "overread.toml"
+    path.write_text(text.replace('"..."', f'"{"0" * 64}"'))
+    loaded = load_settings(path)
+    assert loaded.tls is not None
+    assert loaded.dicomweb is not None
+    assert (loaded.web.port, loaded.tls.port, loaded.dicomweb.port) == (8080, 2762, 8042)
 
 
 def test_the_environment_overrides_the_file(load, monkeypatch):
@@ -88,6 +102,7 @@ def test_the_environment_overrides_the_file(load, monkeypatch):
         ),
         (("[[peers]]", "[inference]\nthread = 1\n[[peers]]"), "did you mean 'threads'?"),
         (("[[peers]]", "[[pears]]"), "pears: unknown key; did you mean 'peers'?"),
+        (("[[peers]]", "[web]\nport = 11112\n[[peers]]"), "web.port: 11112 is node.port already"),
         (("[node]", "[nodes]"), "nodes: unknown key; did you mean 'node'?"),
         (("[node]", "[node"), "is not valid TOML"),
     ],
