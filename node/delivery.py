@@ -131,7 +131,7 @@ def _offer(
                     continue
                 syntax = agreed[result.sop_class]
                 with _as_agreed(folder.path / result.name, result, syntax, peer) as instance:
-                    answer = store(association, instance, peer)
+                    answer = store(association, instance, peer.name)
                 if answer.taken:
                     taken(answer)
                     has.add(result.instance_uid)

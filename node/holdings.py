@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from pydicom import DataElement, Dataset, config
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.tag import Tag
 from pydicom.uid import UID
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
@@ -226,9 +226,9 @@ def unsupported(level: Level, query: Dataset) -> set[str]:
 
 
 def _keywords(query: Dataset) -> list[str]:
-    """Keywords of the keys that an image's header may answer."""
-    keywords = (keyword_for_tag(tag) for tag in query.keys())  # noqa: SIM118
-    return [one for one in keywords if one and dictionary_VR(one) not in _NOT_RETURNED]
+    """Keywords of the keys that an image's header may answer: not private, nor in groups 50xx."""
+    standard = (tag for tag in query.keys() if dictionary_has_tag(tag))  # noqa: SIM118
+    return [keyword_for_tag(tag) for tag in standard if dictionary_VR(tag) not in _NOT_RETURNED]
 
 
 def _held(table: type[Series] | type[Instance]) -> ColumnElement[bool]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pydicom import DataElement, Dataset
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from node.descriptions import LONGEST, UNPRINTABLE
 
@@ -85,7 +85,8 @@ def matching_keys(query: Dataset) -> dict[str, MatchingKey]:
 
     UnmatchableKeyError where a value is none of its kind.
     A key without a value, or with nothing but `*`, matches whatever there is (universal matching).
-    Of sequences Request Attributes Sequence alone is looked into; private keys are left out.
+    Of sequences Request Attributes Sequence alone is looked into; private keys and those of
+    repeating groups are left out.
     """
     keys = {}
     for element in _elements(query):
@@ -97,6 +98,8 @@ def matching_keys(query: Dataset) -> dict[str, MatchingKey]:
 
 def _elements(query: Dataset, *, is_item: bool = False) -> Iterator[DataElement]:
     for tag in query.keys():  # noqa: SIM118  # iterating would convert values, which may fail
+        if not dictionary_has_tag(tag):
+            continue
         try:
             element = query[tag]
         except Exception as error:  # pydicom raises what it will over a value that is none
@@ -104,7 +107,7 @@ def _elements(query: Dataset, *, is_item: bool = False) -> Iterator[DataElement]
         if element.keyword == "RequestAttributesSequence" and element.VR == "SQ" and not is_item:
             for item in element.value:
                 yield from _elements(item, is_item=True)
-        elif element.keyword and _vr(element) not in UNMATCHED and element.tag not in _ABOUT_QUERY:
+        elif _vr(element) not in UNMATCHED and element.tag not in _ABOUT_QUERY:
             yield element
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.holdings import HeldInstance, Holdings, Level, unsupported
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.matching import UnmatchableKeyError, texts_of
-from node.retrieval import Retrieval, to_peer
+from node.retrieval import Retrieval, back, to_peer
 from node.settings import Settings
 from node.spool import check_uid
 from node.store_request import COMMENT_LENGTH
@@ -133,15 +133,18 @@ class QueryDesk:
             )
             yield None, None
             return
-        retrieval = Retrieval(_calling(event), to_peer(peer, self.settings), peer)
+        retrieval = Retrieval(_calling(event), to_peer(peer, self.settings), peer.name)
         yield peer.host, peer.port, {"retrieval": retrieval}
         yield from self._retrieve(event, peer.name, retrieval)
 
     def get(self, event: evt.Event) -> Iterator[object]:
         """Answer a C-GET request: send what it names back (PS3.4 Section C.4.3)."""
-        retrieval = Retrieval(_calling(event), lambda _instances, _at_end: event.assoc)
+        retrieval = Retrieval(_calling(event), back(event.assoc), _calling(event))
         event.assoc.send_c_store = retrieval.send_c_store  # type: ignore[assignment]
-        yield from self._retrieve(event, _calling(event), retrieval)
+        try:
+            yield from self._retrieve(event, _calling(event), retrieval)
+        finally:
+            retrieval.release()
 
     def _retrieve(self, event: evt.Event, to: str, retrieval: Retrieval) -> Iterator[object]:
         try:

@@ -9,18 +9,20 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import code_to_category
 
+from node.held_connection import lending
 from node.holdings import HeldInstance
 from node.settings import Peer, Settings
 from node.spool import InstanceKey
 from node.store_request import MoveOriginator
 from node.store_scu import Instance, PeerError, associated, store
+from node.store_transfer import SubOperation
 
 log = structlog.get_logger()
 
@@ -36,16 +38,14 @@ class Retrieval:
     """Sends the instances of one request by C-STORE, and counts.
 
     `associate` gives the association to send on when the first of them goes out; it may raise
-    PeerError, and leaves what is to be done at the end. `peer` is where it leads to, if not back.
+    PeerError, and leaves what is to be done at the end. `to` is the name of whom it leads to.
     """
 
     is_established = True
 
-    def __init__(
-        self, calling_ae_title: str, associate: Associate, peer: Peer | None = None
-    ) -> None:
+    def __init__(self, calling_ae_title: str, associate: Associate, to: str) -> None:
         self._calling = calling_ae_title
-        self._peer = peer
+        self._to = to
         self._associate = associate
         self._association: Association | None = None
         self._has_begun = False
@@ -99,19 +99,15 @@ class Retrieval:
         if syntax is None:
             return _NO_CONTEXT
         try:
-            if self._peer is not None and syntax == held.transfer_syntax:
-                by = MoveOriginator(self._calling, originator or 0)
-                return store(association, _instance(held), self._peer, by).status
-            content = held.path if syntax == held.transfer_syntax else dcmread(held.path)
-            # The method of the class: that of an association that was asked is replaced by ours.
-            answer = Association.send_c_store(association, content, msg_id=message)
+            by = None if originator is None else MoveOriginator(self._calling, originator)
+            part_of = SubOperation(message, by)
+            return store(association, _instance(held), self._to, syntax, part_of).status
         except PeerError as error:
             log.warning("retrieve.no_association", reason=str(error), remedy=error.remedy)
             return _NO_ASSOCIATION
         except Exception:  # the file may be gone, or the connection: the others may still go
             log.exception("object.unreadable", instance=held.key.instance)
             return _NOT_READ
-        return int(answer.get("Status", _NO_ASSOCIATION))
 
 
 class RetrievingEntity(AE):
@@ -133,6 +129,16 @@ def to_peer(peer: Peer, settings: Settings) -> Associate:
         contexts = _contexts(instances)
         ours = settings.node.ae_title
         return at_end.enter_context(associated(peer, ours, contexts, tls=settings.tls))
+
+    return associate
+
+
+def back(association: Association) -> Associate:
+    """Have the association on which a peer asks, where the connection can be had for objects."""
+
+    def associate(_instances: Sequence[HeldInstance], at_end: ExitStack) -> Association:
+        at_end.enter_context(lending(association))
+        return association
 
     return associate
 

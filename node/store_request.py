@@ -12,7 +12,7 @@ from pydicom.uid import UID
 from node.spool import InstanceKey
 from sr_writer.identifiers import IMPLEMENTATION_UID
 
-C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_STORE_RQ, C_STORE_RSP, C_CANCEL_RQ = 0x0001, 0x8001, 0x0FFF
 NO_DATA_SET = 0x0101
 COMMENT_LENGTH = 64  # Error Comment (0000,0902) is LO
 

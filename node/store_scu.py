@@ -4,7 +4,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
@@ -21,15 +21,18 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from pynetdicom.status import code_to_category
 
 from node.data_elements import MoreNeededError, UnusualEncodingError, walk_elements
+from node.held_connection import hold_connection
 from node.intake import DUPLICATE_INSTANCE
 from node.part10 import HeadError, read_head
 from node.settings import Peer, TLSSettings
-from node.store_request import MoveOriginator
-from node.store_transfer import StoredObject, TransferError, prepare, transfer
+from node.store_transfer import (
+    ON_ITS_OWN,
+    StoredObject,
+    SubOperation,
+    TransferError,
+    transfer,
+)
 from node.transport_security import CertificateError, client_context, trouble_with
-
-# What pynetdicom itself sends from a file goes out as it lies there.
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 Section 9.3.2.2: odd identifiers from 1 to 255
 _IDENTITY = (BaseTag(0x00080016), BaseTag(0x00080018))  # SOP Class UID, SOP Instance UID
@@ -154,7 +157,7 @@ def send(
     answers = []
     with associated(peer, calling_ae_title, _contexts(instances), tls=tls) as association:
         for instance in instances:
-            answer = store(association, instance, peer)
+            answer = store(association, instance, peer.name)
             progress(answer)
             answers.append(answer)
     return answers
@@ -208,7 +211,7 @@ def _associate(
         evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
     )
     if association.is_established:
-        prepare(association)
+        hold_connection(association)
         return association
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
     if association.is_rejected:
@@ -267,38 +270,42 @@ def accepted_contexts(
 def store(
     association: Association,
     instance: Instance,
-    peer: Peer,
-    originator: MoveOriginator | None = None,
+    peer: str,
+    syntax: UID | None = None,
+    part_of: SubOperation = ON_ITS_OWN,
 ) -> Answer:
-    """C-STORE one instance (PS3.7 Section 9.1.1); PeerError where the peer does not answer."""
+    """C-STORE one instance (PS3.7 Section 9.1.1); PeerError where the peer does not answer.
+
+    It goes as the bytes that it is, unless `syntax` is another, in which it is encoded first.
+    """
     if not association.is_established:
-        raise PeerError(f"{peer.name} ended the association", "see the peer's log")
-    context_id = _context_id(association, instance)
+        raise PeerError(f"{peer} ended the association", "see the peer's log")
+    syntax = syntax or instance.transfer_syntax
+    context_id = _context_id(association, instance.sop_class, syntax)
     if context_id is None:
         return Answer(instance, 0x0122, "no presentation context accepted")
-    with _sendable(instance) as stored:
+    with _sendable(instance, syntax) as stored:
         try:
-            moved = replace(stored, originator=originator)
-            answer = transfer(association, context_id, moved, _RESPONSE_TIMEOUT)
+            answer = transfer(association, context_id, stored, part_of, _RESPONSE_TIMEOUT)
         except TransferError as error:
-            raise PeerError(f"{peer.name} {error}", error.remedy) from error
+            raise PeerError(f"{peer} {error}", error.remedy) from error
     return Answer(instance, answer.status, answer.comment)
 
 
-def _context_id(association: Association, instance: Instance) -> int | None:
-    """The accepted presentation context in which the instance can be sent as it is."""
-    wanted = (instance.sop_class, [instance.transfer_syntax])
+def _context_id(association: Association, sop_class: UID, syntax: UID) -> int | None:
+    """The accepted presentation context in which such an instance can be sent by this side."""
     for context in association.accepted_contexts:
-        if context.as_scu and (context.abstract_syntax, context.transfer_syntax) == wanted:
+        accepted = (context.abstract_syntax, context.transfer_syntax)
+        if context.as_scu and accepted == (sop_class, [syntax]):
             return context.context_id
     return None
 
 
 @contextmanager
-def _sendable(instance: Instance) -> Iterator[StoredObject]:
-    """The file as it is, or one without a name whose data set has the identity that it lacks."""
+def _sendable(instance: Instance, syntax: UID) -> Iterator[StoredObject]:
+    """The file as it is, or one without a name in another syntax, or with the identity it lacks."""
     about = (str(instance.sop_class), instance.instance_uid)
-    if instance.consistent:
+    if instance.consistent and syntax == instance.transfer_syntax:
         offset = instance.offset or split_dataset(instance.path)[1]
         yield StoredObject(instance.path, offset, *about)
         return
@@ -306,6 +313,7 @@ def _sendable(instance: Instance) -> Iterator[StoredObject]:
     dataset.SOPClassUID, dataset.SOPInstanceUID = about
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = syntax
     with TemporaryFile() as file:
         dataset.save_as(file, enforce_file_format=True)
         file.flush()

@@ -3,25 +3,23 @@
 pynetdicom 3.0.4 makes a chain of objects of each PDU, puts them all in a queue and polls. Here a
 batch of PDUs is read into one buffer between headers that are there already, and sent by one call;
 the answer is read where it is waited for. pynetdicom negotiates, releases and aborts as ever, and
-leaves the connection alone meanwhile. This touches its private names:
-`tests/node/test_store_transfer.py` fails where an update changes what they mean.
+leaves the connection alone meanwhile (`node/held_connection.py`).
 """
 
 import os
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from pynetdicom.association import Association
 
-from node.reactor_checkpoint import hold_reactor_safely
+from node.held_connection import Holding, holding
 from node.store_request import (
+    C_CANCEL_RQ,
     C_STORE_RSP,
     COMMAND_FIELD,
     COMMENT_LENGTH,
@@ -39,10 +37,8 @@ LARGEST_PDU = 131072
 """Bytes that a PDU of ours has at most, whatever the peer takes; more is not faster."""
 _BATCH = 1 << 19  # bytes that are read and sent by one call, while the peer takes those before
 _MOST_PDUS = 512  # IOV_MAX is 1024
-_MESSAGE_ID = 1  # one operation at a time
 _MOST_COMMAND = 1 << 16  # bytes of a response's command set
 _END_SECONDS = 5.0
-_PASSES_WITHIN = 30.0  # seconds; it comes by a thousand times a second
 _MEND_DISK = "see to the disk, or restore the file"
 _P_DATA_TF, _A_RELEASE_RQ, _A_ABORT = 0x04, 0x05, 0x07
 _HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
@@ -68,66 +64,62 @@ class StoredObject:
     offset: int
     sop_class: str
     instance_uid: str
+
+
+@dataclass(frozen=True)
+class SubOperation:
+    """What a C-STORE request says of the retrieval that it is a part of.
+
+    By C-MOVE it names who asked; by C-GET its message ID has to be another than the request's,
+    whose association it is on (PS3.7 Section 9.1.1.1.1).
+    """
+
+    message_id: int = 1
     originator: MoveOriginator | None = None
 
 
-class TransportGate:
-    """Lets the upper layer look at the connection, unless a transfer has it."""
-
-    def __init__(self, association: Association) -> None:
-        self._look = association.dul._is_transport_event
-        self.held = threading.Lock()
-        self.is_passed = threading.Event()
-        self._batch: _Batch | None = None
-
-    def __call__(self) -> bool:
-        """Whether something happened on the connection; waits while a transfer has it."""
-        self.is_passed.set()
-        with self.held:
-            return self._look()
-
-    def batch(self, context_id: int, size: int) -> "_Batch":
-        """The buffer for a presentation context and size; the last one is kept."""
-        if self._batch is None or self._batch.fits != (context_id, size):
-            self._batch = _Batch(context_id, size)
-        return self._batch
-
-
-def prepare(association: Association) -> None:
-    """Make an established association, on which nothing was sent yet, ready for transfers."""
-    hold_reactor_safely(association)
-    gate = TransportGate(association)
-    association.dul._is_transport_event = gate  # type: ignore[method-assign]
-    # Until its thread has come by, it may still be about to look without asking the gate.
-    gate.is_passed.wait(_PASSES_WITHIN)
+ON_ITS_OWN = SubOperation()
 
 
 def transfer(
-    association: Association, context_id: int, stored: StoredObject, seconds: float
+    association: Association,
+    context_id: int,
+    stored: StoredObject,
+    part_of: SubOperation,
+    seconds: float,
 ) -> StoreAnswer:
     """Send one object and return what the peer answers.
 
     `seconds` is how long the peer may take nothing, and how long it may take to answer. Raises
     TransferError where it does neither, OSError where the file cannot be opened.
     """
-    size = _value_size(association.acceptor.maximum_length or 0)
+    size = _value_size(association.dimse.maximum_pdu_size or 0)
     try:
-        return _transfer(association, context_id, stored, size, seconds)
+        return _transfer(holding(association), (context_id, size), stored, part_of, seconds)
     except TransferError:
-        association.join(_END_SECONDS)  # so that nobody tries to release what has ended
+        if association.is_acceptor:
+            association.is_established = False  # it is this thread that would find that out
+        else:
+            association.join(_END_SECONDS)  # so that nobody tries to release what has ended
         raise
 
 
 def _transfer(
-    association: Association, context_id: int, stored: StoredObject, size: int, seconds: float
+    holds: Holding,
+    fits: tuple[int, int],
+    stored: StoredObject,
+    part_of: SubOperation,
+    seconds: float,
 ) -> StoreAnswer:
-    with stored.path.open("rb", buffering=0) as file, _held(association) as connection:
+    context_id, size = fits
+    with stored.path.open("rb", buffering=0) as file, _within(holds, seconds) as connection:
         length = os.fstat(file.fileno()).st_size - stored.offset
-        batch = _gate(association).batch(context_id, size)
+        if holds.buffer is None or holds.buffer.fits != fits:
+            holds.buffer = _Batch(context_id, size)
+        batch: _Batch = holds.buffer
         command = store_command(
-            stored.sop_class, stored.instance_uid, _MESSAGE_ID, stored.originator
+            stored.sop_class, stored.instance_uid, part_of.message_id, part_of.originator
         )
-        connection.settimeout(seconds)
         try:
             # Held back until data follows: two packets would wake the peer twice.
             _send(connection, _command_pdus(command, context_id, size), socket.MSG_MORE)
@@ -141,32 +133,26 @@ def _transfer(
             what = "took nothing more" if isinstance(error, TimeoutError) else "broke off"
             raise TransferError(f"{what} within an object") from error
         try:
-            return _answer(connection, context_id)
+            command_set = _response(connection, context_id, holds)
+            return _read_answer(command_set, part_of.message_id)
         except (OSError, ValueError, TransferError) as error:
             _end(connection, _ABORT)
             raise TransferError(_said(error)) from error
 
 
 @contextmanager
-def _held(association: Association) -> Iterator[socket.socket]:
-    """The association's connection, which the upper layer leaves alone meanwhile.
-
-    Its reactor goes on, and finds nothing: to have it stand still takes a millisecond an object.
-    """
-    with _gate(association).held:
-        transport = association.dul.socket
-        connection = None if transport is None else transport.socket
-        if connection is None or connection.fileno() < 0:
+def _within(holds: Holding, seconds: float) -> Iterator[socket.socket]:
+    """The association's connection, with a time-out for each call."""
+    with holds.held() as connection:
+        if connection is None:
             raise TransferError("ended the association")
+        before = connection.gettimeout()
+        connection.settimeout(seconds)
         try:
             yield connection
         finally:
             if connection.fileno() >= 0:
-                connection.settimeout(None)
-
-
-def _gate(association: Association) -> TransportGate:
-    return cast("TransportGate", association.dul._is_transport_event)
+                connection.settimeout(before)
 
 
 def _value_size(maximum_length: int) -> int:
@@ -242,39 +228,60 @@ def _send(connection: socket.socket, content: memoryview, flags: int = 0) -> Non
         content = content[connection.send(content, flags) :]
 
 
-def _answer(connection: socket.socket, context_id: int) -> StoreAnswer:
-    """Read the response; TransferError, ValueError or OSError where something else comes."""
-    command = bytearray()
-    while True:
-        kind, length = _HEADER.unpack(_receive(connection, _HEADER.size))
-        if kind == _A_ABORT:
-            raise TransferError("aborted the association")
-        if kind == _A_RELEASE_RQ:
-            raise TransferError("ended the association without an answer")
-        if kind != _P_DATA_TF or length > LARGEST_PDU:
-            raise TransferError("answered with what is no DICOM response")
-        body = memoryview(_receive(connection, length))
-        at = 0
-        while at < len(body):
-            if at + _VALUE_HEADER.size > len(body):
-                raise ValueError("it ends within a presentation data value")
-            size, context, control = _VALUE_HEADER.unpack_from(body, at)
-            end = at + 4 + size
-            if context != context_id or not control & _COMMAND or size < 2 or end > len(body):
+def _response(connection: socket.socket, context_id: int, holds: Holding) -> bytes:
+    """Read the response's command set; TransferError, ValueError or OSError where none comes."""
+    command, is_whole = bytearray(), False
+    while not is_whole:
+        for context, is_last, value in _commands(_data_pdu(connection)):
+            if context == context_id and not is_whole:
+                command += value
+                is_whole = is_last
+            elif not (is_last and _cancels(value, holds)):
                 raise ValueError("it is no command of this presentation context")
-            command += body[at + _VALUE_HEADER.size : end]
-            at = end
-            if control & _LAST:
-                return _read_answer(bytes(command))
         if len(command) > _MOST_COMMAND:
             raise ValueError("its command set is too long")
+    return bytes(command)
 
 
-def _read_answer(encoded: bytes) -> StoreAnswer:
+def _data_pdu(connection: socket.socket) -> memoryview:
+    """Read the values of a P-DATA-TF PDU; TransferError where another PDU comes."""
+    kind, length = _HEADER.unpack(_receive(connection, _HEADER.size))
+    if kind == _A_ABORT:
+        raise TransferError("aborted the association")
+    if kind == _A_RELEASE_RQ:
+        raise TransferError("ended the association without an answer")
+    if kind != _P_DATA_TF or length > LARGEST_PDU:
+        raise TransferError("answered with what is no DICOM response")
+    return memoryview(_receive(connection, length))
+
+
+def _commands(body: memoryview) -> Iterator[tuple[int, bool, memoryview]]:
+    """Context ID, whether it is the last fragment, and value; ValueError unless all is command."""
+    at = 0
+    while at < len(body):
+        if at + _VALUE_HEADER.size > len(body):
+            raise ValueError("it ends within a presentation data value")
+        size, context, control = _VALUE_HEADER.unpack_from(body, at)
+        end = at + 4 + size
+        if not control & _COMMAND or size < 2 or end > len(body):
+            raise ValueError("it is no command")
+        yield context, bool(control & _LAST), body[at + _VALUE_HEADER.size : end]
+        at = end
+
+
+def _cancels(value: memoryview, holds: Holding) -> bool:
+    """Whether it is a C-CANCEL request, of which note is taken (PS3.7 Section 9.3.2.3)."""
+    command = read_command_set(value)
+    if number(command, COMMAND_FIELD) != C_CANCEL_RQ:
+        return False
+    return holds.cancel(number(command, RESPONDED_TO))
+
+
+def _read_answer(encoded: bytes, message_id: int) -> StoreAnswer:
     command = read_command_set(encoded)
     if number(command, COMMAND_FIELD) != C_STORE_RSP:
         raise ValueError("it is no C-STORE response")
-    if number(command, RESPONDED_TO) != _MESSAGE_ID:
+    if number(command, RESPONDED_TO) != message_id:
         raise ValueError("it answers another request")
     comment = command.get(ERROR_COMMENT, b"").decode("ascii", "replace").strip(" \0")
     said = "".join(one if one.isprintable() else "?" for one in comment)

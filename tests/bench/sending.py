@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pynetdicom import _config
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -28,6 +29,7 @@ from tests.node.configuration import free_ports
 from tests.slices import grid_affine, write_slices
 from tests.system.peers import Storescp, await_true
 
+_config.STORE_SEND_CHUNKED_DATASET = True  # `stock` at its best
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}  # else Debian's DCMTK waits 40 ms an image
 SINK = """
 import socket, struct, sys

@@ -4,7 +4,7 @@ from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pynetdicom.dsutils import decode, encode
@@ -77,11 +77,12 @@ def status_of(answer):
 
 @settings(max_examples=300, deadline=None)
 @given(CHANGES, st.booleans())
+@example([(2100, 49, 0)], True)  # an attribute of a repeating group
 def test_a_damaged_identifier_is_answered(desk, changes, implicit):
     content = mutated(encode(identifier(), implicit, True), changes)
     with capture_logs() as logs:
         found = list(desk.find(Event(content, implicit)))
-        retrieval = Retrieval("ASKER", None)
+        retrieval = Retrieval("ASKER", None, "ASKER")
         count, *sent = desk._retrieve(Event(content, implicit), "ASKER", retrieval)
     assert {status_of(status) for status, _ in found} <= ANSWERS
     assert not [entry for entry in logs if entry["event"] == "query.failed"]

@@ -94,7 +94,7 @@ def test_pynetdicom_itself_loses_responses_still(peer, monkeypatch):
         association._reactor_checkpoint = preempted(threading.Event)()
         association._reactor_checkpoint.set()
 
-    monkeypatch.setattr(store_scu, "prepare", original)
+    monkeypatch.setattr(store_scu, "hold_connection", original)
     assert asked_of(peer, 3) != [0x0000] * 3
 
 

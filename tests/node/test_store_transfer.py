@@ -15,7 +15,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.sop_class import CTImageStorage
 
-from node import store_scu, store_transfer
+from node import held_connection, store_scu, store_transfer
 from node.settings import Peer
 from node.store_request import C_STORE_RSP, COMMAND_FIELD, RESPONDED_TO, STATUS
 from tests.node.configuration import free_ports
@@ -262,7 +262,7 @@ def test_pynetdicoms_threads_leave_the_connection_alone_during_a_transfer(images
     with pacs() as (peer, _):
         contexts = [build_context(CTImageStorage, "1.2.840.10008.1.2.1")]
         with store_scu.associated(peer, "OVERREAD", contexts, tls=None) as association:
-            with store_transfer._held(association) as connection:
+            with held_connection.holding(association).held() as connection:
                 server = association.acceptor.primitive is not None
                 assert server
                 ours = connection.getsockname()
@@ -299,17 +299,17 @@ def test_a_thread_that_was_about_to_read_when_a_transfer_began_takes_no_answer(i
 
     def prepare_late(association):
         time.sleep(0.1)  # so that it is asleep in there already
-        store_transfer.prepare(association)
+        held_connection.hold_connection(association)
 
-    answer = store_transfer._answer
+    answer = store_transfer._response
 
     def answer_late(*arguments):
         time.sleep(0.5)  # so that it wakes up before the answer is read
         return answer(*arguments)
 
     monkeypatch.setattr(DULServiceProvider, "_is_transport_event", look_late)
-    monkeypatch.setattr(store_scu, "prepare", prepare_late)
-    monkeypatch.setattr(store_transfer, "_answer", answer_late)
+    monkeypatch.setattr(store_scu, "hold_connection", prepare_late)
+    monkeypatch.setattr(store_transfer, "_response", answer_late)
     monkeypatch.setattr(store_scu, "_RESPONSE_TIMEOUT", 2.0)
     with pacs() as (peer, _):
         assert [answer.status for answer in send(images[:1], peer)] == [0]

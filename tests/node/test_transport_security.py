@@ -13,7 +13,8 @@ import pytest
 import trustme
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage
-from pynetdicom import AE, build_context, evt
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 from pynetdicom.sop_class import Verification
 
@@ -78,7 +79,7 @@ def image(tmp_path):
     return write_slices(tmp_path / "scan", pixels, grid_affine())[0]
 
 
-def secured(settings, folder, name, *, contexts=(), **shown):
+def secured(settings, folder, name, *, contexts=(), proposed=None, **shown):
     """An association over TLS by somebody with a certificate on `name`."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     AUTHORITY.configure_trust(context)
@@ -90,6 +91,7 @@ def secured(settings, folder, name, *, contexts=(), **shown):
         contexts=list(contexts) or [build_context(CTImageStorage)],
         ae_title="OVERREAD",
         tls_args=(context, "node.hospital"),
+        **(proposed or {}),
     )
 
 
@@ -296,6 +298,20 @@ def test_what_a_peer_may_ask_for_is_sent_to_it_over_tls(listening, tmp_path, ima
     association.release()
     server.shutdown()
     assert came[0].PixelData == sent.PixelData
+    came.clear()
+    association = secured(
+        settings,
+        tmp_path,
+        "pacs.hospital",
+        contexts=[build_context(CTImageStorage), build_context(Get)],
+        proposed={
+            "ext_neg": [build_role(CTImageStorage, scp_role=True)],
+            "evt_handlers": [(evt.EVT_C_STORE, lambda event: came.append(event.dataset) or 0)],
+        },
+    )
+    *_, (last, _) = association.send_c_get(query, Get)
+    association.release()
+    assert (last.Status, came[0].PixelData) == (0x0000, sent.PixelData)
     assert not secured(settings, tmp_path, "other.hospital", contexts=contexts).is_established
 
 

@@ -1,6 +1,7 @@
 """PACS people look at what the node holds: with DCMTK's tools, and from Orthanc."""
 
 import json
+import socket
 import subprocess
 import urllib.request
 
@@ -15,6 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind as Find,
 )
@@ -24,6 +26,7 @@ from pynetdicom.sop_class import (
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove as Move,
 )
+from structlog.testing import capture_logs
 
 from node import store_scu
 from node.catalogue import Catalogue
@@ -127,9 +130,10 @@ class Hospital:
         )
         return done.stdout + done.stderr
 
-    def associate(self, contexts, calling="ASKER", **keywords):
+    def associate(self, contexts, calling="ASKER", port=None, **keywords):
         entity = AE(ae_title=calling)
-        return entity.associate("127.0.0.1", self.port, contexts, ae_title="OVERREAD", **keywords)
+        where = ("127.0.0.1", port or self.port)
+        return entity.associate(*where, contexts, ae_title="OVERREAD", **keywords)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,11 @@ def keys(level, **values):
 
 def contents(folder):
     return {dcmread(path).SOPInstanceUID: dcmread(path) for path in folder.iterdir()}
+
+
+def data_set(path):
+    """As it lies in a file."""
+    return path.read_bytes()[split_dataset(path)[1] :]
 
 
 @pytest.mark.peers
@@ -202,12 +211,10 @@ def test_getscu_gets_what_it_takes(hospital, tmp_path):
         f"StudyInstanceUID={hospital.study}",
         f"SeriesInstanceUID={hospital.series}",
     )
-    hospital.run("getscu", "-od", str(tmp_path), keys=series)
-    got = contents(tmp_path)
-    for path in hospital.paths[:SLICES]:
-        sent = dcmread(path)
-        assert got[sent.SOPInstanceUID].PixelData == sent.PixelData
-    assert len(got) == SLICES
+    hospital.run("getscu", "-B", "-pdu", "4096", "-od", str(tmp_path), keys=series)
+    got = {dcmread(path).SOPInstanceUID: data_set(path) for path in tmp_path.iterdir()}
+    sent = {dcmread(path).SOPInstanceUID: data_set(path) for path in hospital.paths[:SLICES]}
+    assert got == sent
 
 
 @pytest.mark.peers
@@ -269,6 +276,16 @@ def test_a_key_that_is_not_supported_is_told(hospital):
     assert "InstitutionName" not in answers[0][1]
 
 
+def getting(hospital, syntaxes, store, **keywords):
+    """An association on which CT images may be got; `store` answers each."""
+    return hospital.associate(
+        [build_context(Get), *(build_context(CTImageStorage, one) for one in syntaxes)],
+        ext_neg=[build_role(CTImageStorage, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, store)],
+        **keywords,
+    )
+
+
 def get(hospital, syntaxes, query):
     """C-GET; returns the SOP Instance UIDs that came, by status of the last response."""
     came = []
@@ -277,11 +294,7 @@ def get(hospital, syntaxes, query):
         came.append((str(event.request.AffectedSOPInstanceUID), event.context.transfer_syntax))
         return 0x0000
 
-    association = hospital.associate(
-        [build_context(Get), *(build_context(CTImageStorage, one) for one in syntaxes)],
-        ext_neg=[build_role(CTImageStorage, scp_role=True)],
-        evt_handlers=[(evt.EVT_C_STORE, take)],
-    )
+    association = getting(hospital, syntaxes, take)
     answers = list(association.send_c_get(query, Get))
     association.release()
     return answers[-1], came
@@ -408,18 +421,86 @@ def test_native_data_go_encoded_anew_where_the_destination_takes_no_other(hospit
     assert pixels == {str(one.SOPInstanceUID): one.PixelData for one in sent}
 
 
+def worse(logged):
+    return [one for one in logged if one["log_level"] in ("warning", "error")]
+
+
+def ports_of(listener):
+    """Whence the associations come that a listener has."""
+    return {one.requestor.port for one in listener._entity.active_associations}
+
+
 def test_a_retrieval_is_cancelled(hospital):
     def take(event):
         event.assoc.send_c_cancel(1, query_model=Get)
         return 0x0000
 
-    association = hospital.associate(
-        [build_context(Get), build_context(CTImageStorage, ExplicitVRLittleEndian)],
-        ext_neg=[build_role(CTImageStorage, scp_role=True)],
-        evt_handlers=[(evt.EVT_C_STORE, take)],
-    )
+    association = getting(hospital, [ExplicitVRLittleEndian, RLELossless], take)
     query = keys("STUDY", StudyInstanceUID=hospital.study)
     *_, (last, _) = association.send_c_get(query, Get)
     association.release()
     assert last.Status == 0xFE00
-    assert last.NumberOfRemainingSuboperations > 0
+    assert last.NumberOfRemainingSuboperations == 2 * SLICES - 1
+    assert last.NumberOfCompletedSuboperations == 1
+
+
+@pytest.mark.parametrize("upper_layer", ["waiting", "pynetdicom"])
+def test_what_who_gets_objects_says_to_each_is_counted(hospital, upper_layer):
+    asked = []
+
+    def store(event):
+        asked.append(event.request.MessageID)
+        return {1: 0xA700, 2: 0xB000}.get(len(asked), 0x0000)
+
+    (port,) = free_ports(1)
+    node = hospital.settings.node.model_copy(update={"port": port, "upper_layer": upper_layer})
+    listener = Listener(hospital.settings.model_copy(update={"node": node}))
+    listener.start()
+    association = getting(hospital, [ExplicitVRLittleEndian, RLELossless], store, port=port)
+    query = keys("STUDY", StudyInstanceUID=hospital.study)
+    *pending, (last, failed) = association.send_c_get(query, Get, msg_id=7)
+    *_, (again, _) = association.send_c_get(query, Get)
+    association.release()
+    listener.stop()
+    assert again.Status == 0x0000
+    assert 7 not in asked[: 2 * SLICES]
+    assert isinstance(failed.FailedSOPInstanceUIDList, str)
+    remaining = [one.NumberOfRemainingSuboperations for one, _ in pending]
+    assert remaining == [*reversed(range(2 * SLICES))]
+    counts = (
+        last.Status,
+        last.NumberOfFailedSuboperations,
+        last.NumberOfWarningSuboperations,
+        last.NumberOfCompletedSuboperations,
+    )
+    assert counts == (0xB000, 1, 1, 2 * SLICES - 2)
+
+
+@pytest.mark.parametrize("goes", ["aborts", "dies", "is silent"])
+def test_who_gets_objects_and_goes_away_is_one_line_in_the_log(hospital, monkeypatch, goes):
+    monkeypatch.setattr(store_scu, "_RESPONSE_TIMEOUT", 1.0)
+
+    def store(event):
+        if goes == "aborts":
+            event.assoc.abort()
+        elif goes == "dies":
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        else:
+            await_true(lambda: worse(logged), 60, "the node to give up")
+        return 0x0000
+
+    query = keys("STUDY", StudyInstanceUID=hospital.study)
+    with capture_logs() as logged:
+        association = getting(hospital, [ExplicitVRLittleEndian, RLELossless], store)
+        association.dimse_timeout = 1.0  # nothing comes any more
+        ours = association.requestor.port
+        list(association.send_c_get(query, Get))
+        await_true(lambda: ours not in ports_of(hospital.listener), 60, "the association to end")
+    told, _ = worse(logged)
+    assert [one["event"] for one in worse(logged)] == [
+        "retrieve.no_association",
+        "association.aborted",
+    ]
+    assert "ASKER" in told["reason"]
+    (last, _), came = get(hospital, [ExplicitVRLittleEndian, RLELossless], query)
+    assert (last.Status, len(came)) == (0x0000, 2 * SLICES)
