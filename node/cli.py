@@ -4,7 +4,9 @@ Each imports what it runs when it is run: the node's roles are started by this t
 them needs would be paid for by all, and by every command.
 """
 
+import gc
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +27,7 @@ from node.command_line import (
 )
 from node.dicomweb.settings import DicomwebClient, Permission
 from node.dicomweb.tokens import digest_of, new_token
+from node.settings import Settings
 
 app = typer.Typer(
     help="Overread: a DICOM-native AI node. Every result is an unverified second opinion.",
@@ -83,27 +86,35 @@ def serve(
             "make it, and give it to the user that the node runs as"
         )
     die_with_parent()
+    if role is None:
+        supervise(config, [one for one in Role if one is not Role.dicomweb or settings.dicomweb])
+        return
+    gc.disable()  # importing leaves no garbage behind
+    run = runner_of(role)
+    gc.freeze()  # what was imported stays: no collection need look at it, the one at exit neither
+    gc.enable()
+    run(settings)
+
+
+def runner_of(role: Role) -> Callable[[Settings], None]:
+    """The function of a role, imported with all that it needs."""
     match role:
-        case None:
-            supervise(
-                config, [one for one in Role if one is not Role.dicomweb or settings.dicomweb]
-            )
         case Role.listener:
             from node.listener import run_listener
 
-            run_listener(settings)
+            return run_listener
         case Role.worker:
             from node.worker import run_worker
 
-            run_worker(settings)
+            return run_worker
         case Role.web:
             from node.web.application import run_web
 
-            run_web(settings)
+            return run_web
         case Role.dicomweb:
             from node.dicomweb.server import run_dicomweb
 
-            run_dicomweb(settings)
+            return run_dicomweb
 
 
 @app.command()

@@ -21,10 +21,10 @@ from sr_writer.identifiers import object_uid
 from sr_writer.key_images import KeyImage
 from sr_writer.plain_report import report_text
 from sr_writer.provenance import Provenance
+from sr_writer.wording import PDF_TITLE
 
 SERIES_DESCRIPTION = "Overread AI report, PDF (unverified)"
 SERIES_OFFSET = 8
-TITLE = Text(en="AI second opinion, unverified", zh="人工智能第二意见，未经核实")
 WARNING = Text(en="AI, unverified", zh="人工智能，未经核实")
 DEMONSTRATION = Text(en="DEMONSTRATION, not for clinical use", zh="演示，不得用于临床")
 IDENTITY = {
@@ -131,7 +131,7 @@ def write_pdf_report(
     made.ConversionType = "WSD"
     made.AcquisitionDateTime = None
     made.BurnedInAnnotation = "YES"
-    made.DocumentTitle = getattr(TITLE, language)
+    made.DocumentTitle = getattr(PDF_TITLE, language)
     made.ConceptNameCodeSequence = [CodedConcept(*codes.LN.DiagnosticImagingReport)]
     made.VerificationFlag = "UNVERIFIED"
     instances = {str(header.SOPInstanceUID): header for header in headers}
@@ -159,7 +159,7 @@ def _render(
     language: str,
 ) -> bytes:
     pages = _Pages(language, record.model)
-    title: str = getattr(TITLE, language)
+    title: str = getattr(PDF_TITLE, language)
     pages.set_title(title)
     pages.set_subject(str(header.StudyInstanceUID))
     pages.set_lang(language)

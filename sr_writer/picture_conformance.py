@@ -6,10 +6,9 @@ import numpy as np
 from pydicom import Dataset
 
 from sr_writer.key_images import AMBER, FOOTER_HEIGHT, sides
-from sr_writer.pdf_report import TITLE
 from sr_writer.secondary_capture import LOSS
 from sr_writer.source_images import SourceImage, reference_of
-from sr_writer.wording import UNVERIFIED
+from sr_writer.wording import PDF_TITLE, UNVERIFIED
 
 VALUES = {
     "BurnedInAnnotation": "YES",
@@ -71,7 +70,7 @@ def check_pdf(
         if made.get(keyword) != value:
             yield f"{keyword} is {made.get(keyword)}; {value} is what we write"
     yield from check_series_description(made)
-    if made.get("DocumentTitle") not in (TITLE.en, TITLE.zh):
+    if made.get("DocumentTitle") not in (PDF_TITLE.en, PDF_TITLE.zh):
         yield "DocumentTitle does not say that nobody verified it; write it"
     document = bytes(made.get("EncapsulatedDocument") or b"")
     length = made.get("EncapsulatedDocumentLength")

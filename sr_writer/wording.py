@@ -15,6 +15,7 @@ UNVERIFIED = Text(
     "it does not replace the radiologist's report.",
     zh="人工智能第二意见，未经核实。未经医师审阅，不能替代放射科医师的报告。",
 )
+PDF_TITLE = Text(en="AI second opinion, unverified", zh="人工智能第二意见，未经核实")
 DEMONSTRATION = Text(en="Demonstration model, not for clinical use.", zh="演示模型，不得用于临床。")
 NOT_ASSESSED = Text(en="No assessment was made of this series.", zh="未对本序列进行评估。")
 NARRATIVE_WITHHELD = Text(en="The model gave no narrative text.", zh="模型未给出文字描述。")

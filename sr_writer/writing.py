@@ -11,7 +11,6 @@ from sr_writer.key_images import KeyImage, draw_key_images
 from sr_writer.key_objects import write_key_objects
 from sr_writer.kinds import LANGUAGES, Kind, SegmentationForm
 from sr_writer.parametric_map import write_parametric_maps
-from sr_writer.pdf_report import write_pdf_report
 from sr_writer.presentation_state import write_presentation_states
 from sr_writer.provenance import Provenance
 from sr_writer.report import write_reports
@@ -125,6 +124,9 @@ def _pdf_reports(
     pictures: Sequence[KeyImage],
     languages: Collection[str],
 ) -> Iterator[Result]:
+    # What sets PDFs takes a fifth of the worker's start, and few destinations ask for them.
+    from sr_writer.pdf_report import write_pdf_report  # noqa: PLC0415
+
     if volume is None:
         record = assessment.record
         about = plain_headers(sorted(headers, key=lambda header: str(header.get("SOPInstanceUID"))))
