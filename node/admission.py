@@ -2,12 +2,19 @@
 
 import ipaddress
 import threading
+import time
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from itertools import count
 
 from pynetdicom.association import Association
 
-from node.settings import Peer, Settings
+from node.settings import MOST_ASSOCIATIONS, MOST_LISTENERS, Peer, Settings
+from node.side_by_side import Share
+
+_FIRST_SEAT = MOST_LISTENERS  # the places before are the listener processes' own
+# A sender may ask for its next association before the process that had its last has seen it end.
+_TRIES = 3
+_PATIENCE = 0.1  # seconds
 
 
 def refusal(
@@ -41,22 +48,46 @@ def peer_of(
 
 
 class Seats:
-    """The associations that each peer has, those being negotiated included."""
+    """The associations that there are in all listener processes, those just asked for included."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings, share: Share) -> None:
+        self._of_node = range(_FIRST_SEAT, _FIRST_SEAT + settings.node.max_associations)
+        firsts = count(_FIRST_SEAT + MOST_ASSOCIATIONS, MOST_ASSOCIATIONS)
+        self._of_peers = {
+            peer.name: range(first, first + peer.max_associations)
+            for peer, first in zip(settings.peers, firsts, strict=False)
+        }
+        self._share = share
         self._lock = threading.Lock()
-        self._taken: WeakKeyDictionary[Association, str] = WeakKeyDictionary()
+        self._taken: dict[Association, list[int]] = {}
 
-    def take(self, association: Association, peer: Peer) -> bool:
-        """Whether the peer may have this association besides those it has."""
-        if not peer.max_associations:
-            return True
+    def excess(self, association: Association, peer: Peer | None) -> str | None:
+        """Return of which limit this would be one too many; None where it has its seats now."""
+        if not self._take(association, self._of_node):
+            return "there are node.max_associations already"
+        of_peer = self._of_peers.get(peer.name) if peer is not None else None
+        if peer is not None and of_peer and not self._take(association, of_peer):
+            return f"peer {peer.name} has its max_associations already"
+        return None
+
+    def clear(self) -> None:
+        """Give back the seats of associations that are over."""
         with self._lock:
-            held = sum(name == peer.name and _lasts(one) for one, name in self._taken.items())
-            if held >= peer.max_associations:
-                return False
-            self._taken[association] = peer.name
-        return True
+            over = [one for one in self._taken if not _lasts(one)]
+            seats = [seat for one in over for seat in self._taken.pop(one)]
+        for seat in seats:
+            self._share.give_back(seat)
+
+    def _take(self, association: Association, seats: range) -> bool:
+        for attempt in range(_TRIES):
+            time.sleep(_PATIENCE if attempt else 0)
+            self.clear()
+            seat = self._share.take(seats)
+            if seat is not None:
+                with self._lock:
+                    self._taken.setdefault(association, []).append(seat)
+                return True
+        return False
 
 
 def _lasts(association: Association) -> bool:

@@ -119,14 +119,25 @@ class AssociationListener(ThreadedAssociationServer):
         begin: Begin,
         most_associations: int,
         secured_by: Callable[[], ssl.SSLContext] | None,
+        shares_port: bool,
         **keywords: Any,
     ) -> None:
         self.begin = begin
         self.most_associations = most_associations
         self.secured_by = secured_by
+        self.shares_port = shares_port
         self._lock = threading.Lock()
         self._beginning: Counter[str] = Counter()
         super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
+
+    def server_bind(self) -> None:
+        """Take the port, side by side with this node's other listener processes if there are any.
+
+        The kernel gives each of them its part of the connections (socket(7), SO_REUSEPORT).
+        """
+        if self.shares_port:
+            cast("socket.socket", self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Return whether a connection may stay open: each costs threads, whoever opens it.
@@ -162,10 +173,12 @@ def listen(
     *,
     most_associations: int,
     secured_by: Callable[[], ssl.SSLContext] | None = None,
+    shares_port: bool = False,
 ) -> None:
     """Listen in a thread of its own until the entity is shut down; OSError if the port is taken.
 
-    Where connections are to be secured, `secured_by` gives the context for the next of them.
+    Where connections are to be secured, `secured_by` gives the context for the next of them. A
+    port that is shared may be taken by further processes of the same user.
     """
     server = entity.make_server(
         address,
@@ -174,6 +187,7 @@ def listen(
         begin=begin,
         most_associations=most_associations,
         secured_by=secured_by,
+        shares_port=shares_port,
     )
     entity._servers.append(server)  # as `start_server` does, so that `shutdown` finds it
     threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()

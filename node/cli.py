@@ -74,6 +74,7 @@ def serve(
 ) -> None:
     """Run the node: DICOM listener, worker, status page, and DICOMweb where it is configured."""
     from node.observe import configure_logging
+    from node.sole_use import conflict
     from node.supervisor import die_with_parent, supervise
 
     settings = settings_of(config)
@@ -87,7 +88,10 @@ def serve(
         )
     die_with_parent()
     if role is None:
-        supervise(config, [one for one in Role if one is not Role.dicomweb or settings.dicomweb])
+        reason = conflict(settings)
+        if reason is not None:
+            fail(reason)
+        supervise(config, _roles(settings))
         return
     gc.disable()  # importing leaves no garbage behind
     run = runner_of(role)
@@ -115,6 +119,11 @@ def runner_of(role: Role) -> Callable[[Settings], None]:
             from node.dicomweb.server import run_dicomweb
 
             return run_dicomweb
+
+
+def _roles(settings: Settings) -> list[Role]:
+    further = [Role.listener] * (settings.node.listener_processes - 1)
+    return [one for one in Role if one is not Role.dicomweb or settings.dicomweb] + further
 
 
 @app.command()

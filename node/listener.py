@@ -1,9 +1,11 @@
 """DIMSE SCP: C-ECHO and C-STORE from configured peers; Success means fsynced on disk.
 
-One process, a thread an association. An instance goes from the association into the spool in the
-association's own thread; a further thread tells the catalogue about what came, in batches.
+One process or several on one port, a thread an association. An instance goes from the association
+into the spool in the association's own thread; a further thread tells the catalogue about what
+came, in batches.
 """
 
+import shutil
 import signal
 import ssl
 import sys
@@ -34,8 +36,9 @@ from node.pace import Pace, PacedReception
 from node.query_retrieve import QUERY_CLASSES, QueryDesk, query_contexts
 from node.reception import Intaker
 from node.retrieval import RetrievingEntity
-from node.settings import Peer, Settings
-from node.spool import Spool
+from node.settings import MOST_LISTENERS, Settings
+from node.side_by_side import Share
+from node.spool import INCOMING, Spool
 from node.storage_commitment import CommitmentDesk
 from node.store_request import COMMENT_LENGTH, StoreRequest
 from node.transport_security import CertificateError, names_of, server_context
@@ -45,6 +48,7 @@ log = structlog.get_logger()
 
 _CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # transient
+_OVER = (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)
 _REMEDY = "if this sender is meant, add it as a peer, or correct the called AE title there"
 
 
@@ -53,7 +57,9 @@ class Listener:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._spool = Spool(settings.spool_dir)
+        share = Share()
+        self._number = _number(share)
+        self._spool = Spool(settings.spool_dir, incoming=_incoming(self._number))
         self._disk = Disk(settings)
         self._catalogue = Catalogue(settings.database_url)
         self._bookkeeper = Bookkeeper(self._catalogue, self._spool)
@@ -64,10 +70,10 @@ class Listener:
             warns_of_other_content=settings.node.other_content == "warn",
         )
         self._queries = QueryDesk(settings, Holdings(settings, self._catalogue))
-        self._seats = Seats()
+        self._seats = Seats(settings, share)
         self._paces = {
-            peer.ae_title: Pace(peer.max_mb_per_second * 1e6)
-            for peer in settings.peers
+            peer.ae_title: Pace(peer.max_mb_per_second * 1e6, share, index)
+            for index, peer in enumerate(settings.peers)
             if peer.max_mb_per_second
         }
         self._commitment = CommitmentDesk(settings, self._spool, self._catalogue)
@@ -78,6 +84,8 @@ class Listener:
         # pynetdicom would abort the association over a hostile UID; `inspect` answers it instead.
         _config.VALIDATORS["UI"] = lambda _uid: (True, "")
         self._spool.prepare()
+        if self._number == 0:
+            self._drop_incoming_of_none()
         self._disk.begin()
         self._commitment.prepare()
         node = self._settings.node
@@ -93,16 +101,26 @@ class Listener:
             server_context(tls)  # so that a wrong file is told now, not to the first sender
             self._listen(tls.port, handlers, lambda: server_context(tls))
         self._bookkeeper.start()
-        self._commitment.start()
+        if self._number == 0:  # one reports for all
+            self._commitment.start()
         log.info("listener.started", ae_title=node.ae_title, host=node.host, port=node.port)
 
     def stop(self) -> None:
         """End all associations and list what they brought."""
         self._entity.shutdown()
-        self._commitment.stop()
+        if self._number == 0:
+            self._commitment.stop()
         self._bookkeeper.stop()
         self._catalogue.close()
         log.info("listener.stopped")
+
+    def _drop_incoming_of_none(self) -> None:
+        """Remove what processes left half-written that there are no more of."""
+        numbers = range(1, self._settings.node.listener_processes)
+        in_use = {_incoming(number) for number in numbers}
+        for folder in self._settings.spool_dir.glob(f"{INCOMING}-[0-9]*"):
+            if folder.name not in in_use:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _listen(
         self,
@@ -118,6 +136,7 @@ class Listener:
             self._begin,
             most_associations=node.max_associations,
             secured_by=secured_by,
+            shares_port=node.listener_processes > 1,
         )
 
     def _admit(self, event: evt.Event) -> None:
@@ -130,7 +149,7 @@ class Listener:
         reason, answer = refusal(*asked), _CALLING_AE_TITLE_NOT_RECOGNIZED
         remedy = _REMEDY
         if reason is None:
-            reason, answer = self._excess(association, peer_of(*asked)), _LOCAL_LIMIT_EXCEEDED
+            reason, answer = self._seats.excess(association, peer_of(*asked)), _LOCAL_LIMIT_EXCEEDED
             remedy = "senders try again; if this goes on, see what holds associations open"
         if reason is not None:
             requestor.ae_title = calling
@@ -155,19 +174,6 @@ class Listener:
         offered |= {one.abstract_syntax: one for one in query_contexts(roles)}
         association.acceptor.supported_contexts = [*offered.values()]
 
-    def _excess(self, association: Association, peer: Peer | None) -> str | None:
-        """Return of which limit this would be one association too many."""
-        if self._has_enough():
-            return "there are node.max_associations already"
-        if peer is not None and not self._seats.take(association, peer):
-            return f"peer {peer.name} has its max_associations already"
-        return None
-
-    def _has_enough(self) -> bool:
-        """Whether another association would be one too many; those still silent do not count."""
-        established = sum(one.is_established for one in self._entity.active_associations)
-        return established >= self._settings.node.max_associations
-
     def _handlers(self) -> list[evt.EventHandlerType]:
         return [
             (evt.EVT_REQUESTED, self._admit),
@@ -178,6 +184,7 @@ class Listener:
             *self._queries.handlers(),
             (evt.EVT_REJECTED, _log_rejected),
             (evt.EVT_ABORTED, _log_aborted),
+            *((over, lambda _event: self._seats.clear()) for over in _OVER),
         ]
 
     def _begin(self, request: StoreRequest) -> Reception:
@@ -234,7 +241,7 @@ def _application_entity(settings: Settings) -> AE:
     entity.maximum_pdu_size = MAXIMUM_PDU
     entity.acse_timeout = node.acse_timeout_seconds
     entity.network_timeout = node.idle_timeout_seconds
-    entity.maximum_associations = 3 * node.max_associations  # connections; see `_has_enough`
+    entity.maximum_associations = 3 * node.max_associations  # connections; see `Seats`
     entity.require_called_aet = True
     entity.add_supported_context(Verification)
     # Who asks us is SCU, who reports what we asked for is SCP.
@@ -242,6 +249,18 @@ def _application_entity(settings: Settings) -> AE:
     for storage_class in STORAGE_CLASSES:
         entity.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
     return entity
+
+
+def _number(share: Share) -> int:
+    """Return this process's number among the listener processes, from 0."""
+    number = share.take(range(MOST_LISTENERS))
+    if number is None:
+        raise RuntimeError("the supervisor started more listeners than there may be")
+    return number
+
+
+def _incoming(number: int) -> str:
+    return INCOMING if number == 0 else f"{INCOMING}-{number + 1}"
 
 
 def _calling(event: evt.Event) -> str:

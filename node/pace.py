@@ -1,9 +1,9 @@
 """How fast a peer may send: read no faster than that, and TCP has the sender wait."""
 
-import threading
 import time
 from dataclasses import dataclass
 
+from node.side_by_side import Share
 from node.store_request import StoreAnswer
 from node.upper_layer import Reception
 
@@ -11,19 +11,18 @@ BURST = 1.0  # seconds' worth that may come at once
 
 
 class Pace:
-    """So many bytes a second, over all associations of one peer."""
+    """So many bytes a second, over all associations of one peer in all listener processes."""
 
-    def __init__(self, bytes_per_second: float) -> None:
+    def __init__(self, bytes_per_second: float, share: Share, index: int) -> None:
         self._bytes_per_second = bytes_per_second
-        self._lock = threading.Lock()
-        self._due = 0.0
+        self._share = share
+        self._index = index
 
     def keep(self, length: int) -> None:
         """Return when `length` bytes more are due."""
-        with self._lock:
-            now = time.monotonic()
-            self._due = max(self._due, now - BURST) + length / self._bytes_per_second
-            early = self._due - now
+        now = time.monotonic()
+        seconds = length / self._bytes_per_second
+        early = self._share.move_on(self._index, seconds, not_before=now - BURST) - now
         if early > 0:
             time.sleep(early)
 

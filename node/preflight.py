@@ -1,6 +1,5 @@
 """Would it work: the checks of `overread check`, each with what to do where it would not."""
 
-import socket
 import ssl
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -23,6 +22,7 @@ from node.durable import write_new
 from node.peer_check import check_peer
 from node.resident_model import MODEL_ERRORS
 from node.settings import Peer, Settings, SettingsError, load_settings
+from node.sole_use import port_refusal
 from node.store_scu import PeerError, echo
 from node.transport_security import CertificateError, check_files
 from sr_writer.fonts import FontMissingError, report_font
@@ -93,18 +93,9 @@ def _certificates(settings: Settings) -> Iterator[Result]:
 def _port(subject: str, host: str, port: int, *, runs: bool) -> Result:
     if runs:
         return Result(subject, Outcome.OK, f"{host}:{port} is answered by the node, which runs")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        return Result(
-            subject,
-            Outcome.FAILED,
-            f"{host}:{port} cannot be bound: {error.strerror}",
-            "stop what uses it, or choose another",
-        )
+    reason = port_refusal(host, port)
+    if reason is not None:
+        return Result(subject, Outcome.FAILED, reason, "stop what uses it, or choose another")
     return Result(subject, Outcome.OK, f"{host}:{port} is free")
 
 

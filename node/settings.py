@@ -27,6 +27,8 @@ from node.rules import STACK_VARIABLES, check_expression
 from node.section import Name, Port, Section, is_loopback
 from sr_writer.kinds import Kind, SegmentationForm
 
+MOST_ASSOCIATIONS = 1000
+MOST_LISTENERS = 16
 AE_TITLE_LENGTH = 16  # PS3.5 Section 6.2, VR AE
 # PS3.5 6.2: default repertoire without backslash and control characters
 AE_TITLE_CHARACTERS = re.compile(r"[ !-\[\]-~]+")
@@ -64,12 +66,21 @@ class NodeSettings(Section):
     min_free_gb: float = Field(default=5.0, ge=0)
     retention_days: float = Field(default=30.0, gt=0)
     accept_unknown_peers: bool = False
-    max_associations: int = Field(default=100, ge=1, le=1000)
+    max_associations: int = Field(default=100, ge=1, le=MOST_ASSOCIATIONS)
+    listener_processes: int = Field(default=1, ge=1, le=MOST_LISTENERS)
     acse_timeout_seconds: float = Field(default=30.0, ge=1, le=3600)
     idle_timeout_seconds: float = Field(default=60.0, ge=1, le=86400)
     other_content: Literal["refuse", "warn"] = "refuse"
     upper_layer: Literal["waiting", "pynetdicom"] = "waiting"
     model_dirs: tuple[Path, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_share_its_port(self) -> Self:
+        if self.listener_processes > 1 and self.upper_layer == "pynetdicom":
+            raise ValueError(
+                "pynetdicom's own upper layer takes a port for itself: use one listener process"
+            )
+        return self
 
     @field_validator("database_url")
     @classmethod
@@ -132,7 +143,9 @@ class Peer(Section):
     query: bool = Field(
         default=False, description="whether it may ask what is held, and have it sent"
     )
-    max_associations: int = Field(default=0, ge=0, le=1000, description="0: the node's limit")
+    max_associations: int = Field(
+        default=0, ge=0, le=MOST_ASSOCIATIONS, description="0: the node's limit"
+    )
     max_mb_per_second: float = Field(
         default=0.0, ge=0, description="that it may send over all associations; 0: no limit"
     )

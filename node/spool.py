@@ -2,7 +2,7 @@
 
     spool/STUDY/SERIES/INSTANCE.dcm        received instances, DICOM Part 10
     spool/.incoming/                       being written; emptied when the listener starts
-    spool/.incoming-dicomweb/              the same, of the DICOMweb server
+    spool/.incoming-N/, .incoming-dicomweb/  the same, of further listeners and of DICOMweb
     spool/.aside/STUDY/SERIES/...          other bytes under a UID that is already here
     spool/.returned/STUDY/SERIES/...       results of ours that a PACS sent back; no part of a study
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
+
+from node.side_by_side import SHARE, make_share
 
 log = structlog.get_logger()
 
@@ -40,15 +42,16 @@ class _Child:
 
 
 def supervise(config: Path, roles: Iterable[str]) -> None:
-    """Run these roles until SIGTERM or SIGINT."""
+    """Run these roles, some perhaps several times, until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     reading, writing = os.pipe()  # `writing` lives as long as this process
-    children = [_Child(role, _start(role, config, reading)) for role in roles]
+    inherited = {PARENT_PIPE: reading, SHARE: make_share()}
+    children = [_Child(role, _start(role, config, inherited)) for role in roles]
     while not stop.wait(0.2):
         for child in children:
-            _look_after(child, config, reading)
+            _look_after(child, config, inherited)
     for child in children:
         child.process.terminate()
     for child in children:
@@ -69,26 +72,27 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _start(role: str, config: Path, pipe: int) -> subprocess.Popen[bytes]:
+def _start(role: str, config: Path, inherited: Mapping[str, int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "node", "serve", "--config", str(config), "--role", role]
     return subprocess.Popen(
         command,
-        pass_fds=[pipe],
+        pass_fds=[*inherited.values()],
         env={
             "OPENBLAS_NUM_THREADS": "1",  # more make the small products of resampling slower
             **(KEEP_MEMORY if role in _RECEIVERS else {}),
             **os.environ,
-            PARENT_PIPE: str(pipe),
+            **{name: str(descriptor) for name, descriptor in inherited.items()},
         },
         start_new_session=True,  # Ctrl-C reaches the supervisor, which stops them in order
     )
 
 
-def _look_after(child: _Child, config: Path, pipe: int) -> None:
+def _look_after(child: _Child, config: Path, inherited: Mapping[str, int]) -> None:
     now = time.monotonic()
     if child.due is not None:
         if now >= child.due:
-            child.process, child.started, child.due = _start(child.role, config, pipe), now, None
+            child.process = _start(child.role, config, inherited)
+            child.started, child.due = now, None
         return
     status = child.process.poll()
     if status is None:

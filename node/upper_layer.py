@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import structlog
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket
@@ -247,6 +248,7 @@ class WaitingUpperLayer(DULServiceProvider):
         self.assoc.is_established = False
         self.assoc._kill = True
         self._kill_thread = True
+        evt.trigger(self.assoc, evt.EVT_CONN_CLOSE)
 
     def _read_pdu_data(self) -> None:
         """Read one PDU, which becomes an event, or a C-STORE request with all of its data set."""

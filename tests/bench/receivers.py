@@ -16,6 +16,7 @@ from pathlib import Path
 from node.settings import Peer
 from node.store_scu import PeerError, echo
 from tests.node.configuration import free_ports, write_config
+from tests.node.listener_process import SUPERVISOR
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}  # else Debian's DCMTK waits 40 ms an image
@@ -83,6 +84,11 @@ def overread(folder, port, upper_layer):
     return [sys.executable, "-c", LISTENER, str(config)]
 
 
+def two_listeners(folder, port):
+    config = write_config(folder, port=port, accept_unknown_peers=True, listener_processes=2)
+    return [sys.executable, "-c", SUPERVISOR, str(config), "2"]
+
+
 def orthanc(folder, port):
     settings = {
         "StorageDirectory": str(folder / "storage"),
@@ -121,6 +127,7 @@ def dicom_ai_router(folder, port):
 RECEIVERS = {
     "Orthanc": orthanc,
     "overread": lambda folder, port: overread(folder, port, "waiting"),
+    "overread, two listener processes": two_listeners,
     "overread on pynetdicom's upper layer": lambda folder, port: overread(
         folder, port, "pynetdicom"
     ),
@@ -133,15 +140,23 @@ RECEIVERS = {
 WITHOUT_ECHO = ("dicom-ai-router (no fsync)", "floor: socket, write, fsync")
 
 
+def family(pid):
+    """A process and its children."""
+    return [pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def cpu_seconds(pid):
-    """User and system time of a process and of the children it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / TICKS
+    """User and system time of a process and of its children, those it has waited for too."""
+    ticks = 0
+    for one in family(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / TICKS
 
 
 def peak_memory_mb(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+    status = [Path(f"/proc/{one}/status").read_text() for one in family(pid)]
+    return sum(int(each.split("VmHWM:")[1].split()[0]) for each in status) / 1000
 
 
 def await_start(name, port):

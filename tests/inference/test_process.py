@@ -1,3 +1,4 @@
+import gc
 import signal
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def await_true(condition, seconds):
 
 
 def open_files():
+    gc.collect()  # what earlier tests left open
     return len(list(Path("/proc/self/fd").iterdir()))
 
 

@@ -1,16 +1,15 @@
 """What the listener acknowledges is there, whole, whatever kills it or fills its disk.
 
 OVERREAD_ROUNDS says how many rounds; each kills the listener, or fills its disk, at a random moment
-while four associations send. With pytest's -s each tells its counts:
+while four associations send. Every other time it is started as two processes. With pytest's -s each
+round tells its counts:
 
     OVERREAD_ROUNDS=200 python -m pytest -s tests/system/test_intake_crashes.py
 """
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,10 +21,10 @@ import pytest
 from pydicom import dcmread
 
 from node import store_scu
-from node.settings import Peer, load_settings
 from tests.node.configuration import write_config
+from tests.node.listener_process import SupervisedListeners
 from tests.slices import grid_affine, write_slices
-from tests.system.peers import REPOSITORY, await_true
+from tests.system.peers import await_true
 
 ROUNDS = int(os.environ.get("OVERREAD_ROUNDS", "4"))
 IMAGES, SENDERS = 160, 4
@@ -47,47 +46,6 @@ def small_disk(folder, megabytes):
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class ListenerProcess:
-    def __init__(self, config):
-        self._config = config
-        self.settings = load_settings(config)
-        port = self.settings.node.port
-        self.peer = Peer(name="node", ae_title="OVERREAD", host="127.0.0.1", port=port)
-        self.start()
-
-    def start(self):
-        self._process = self._started()
-        await_true(self._answers, PATIENCE, "the listener to start")
-
-    def _started(self):
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "node", "serve", "--role", "listener"),
-                *("--config", str(self._config)),
-            ],
-            cwd=REPOSITORY,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def _answers(self):
-        if self._process.poll() is not None:  # as the supervisor would
-            self._process = self._started()
-        try:
-            store_scu.echo(self.peer, "PACS")
-        except (store_scu.PeerError, RuntimeError):
-            return False
-        return True
-
-    def kill(self):
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self):
-        self._process.terminate()
-        self._process.wait(30)
 
 
 def send(instances, peer):
@@ -154,7 +112,7 @@ def test_what_is_acknowledged_is_held_whatever_happens(tmp_path):
     }
     with small_disk(tmp_path / "state", 40) as disk:
         config = write_config(tmp_path, min_free_gb=0)
-        listener = ListenerProcess(config)
+        listener = SupervisedListeners(config)
         counts = Counter()
         for number in range(ROUNDS):
             fault = "ENOSPC" if number % 2 else "kill -9"
@@ -180,11 +138,12 @@ def test_what_is_acknowledged_is_held_whatever_happens(tmp_path):
             print(f"round {number + 1}, {fault}: {dict(counts)}", flush=True)
             assert not lost
             assert not damaged
+            counts[f"with {listener.count} processes"] += 1
             if not number % 2:
-                listener.start()
+                listener.start(3 - listener.count)
             retransmit(instances, listener.peer)
             assert held(listener.settings) == sent
-            assert not list((listener.settings.spool_dir / ".incoming").iterdir())
+            assert not list(listener.settings.spool_dir.glob(".incoming*/*"))
             for path in listener.settings.spool_dir.glob("[0-9]*/*/*.dcm"):
                 path.unlink()  # so that the next round stores again
         listener.stop()
