@@ -153,7 +153,12 @@ class AssociationListener(ThreadedAssociationServer):
                 one.requestor.address == address for one in silent
             )
             if silent_there >= most or len(associations) + self._beginning.total() >= 2 * most:
-                log.warning("connection.refused", address=address, silent=silent_there)
+                log.warning(
+                    "connection.refused",
+                    address=address,
+                    silent=silent_there,
+                    remedy="see what opens connections there, and have it or a firewall stop that",
+                )
                 return False
             self._beginning[address] += 1
         return True

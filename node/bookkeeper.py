@@ -16,6 +16,7 @@ from node.catalogue import Catalogue
 from node.descriptions import Description, plain, read_description
 from node.disk import trouble_of
 from node.received import Received
+from node.remedies import DAMAGED_FILE, DAMAGED_HEADER
 from node.spool import InstanceKey, Spool
 
 log = structlog.get_logger()
@@ -75,7 +76,9 @@ class Bookkeeper(threading.Thread):
         try:
             return read_description(self._spool.path(key))
         except Exception:  # it was whole when it came; the study must be found nevertheless
-            log.exception("header.unreadable", study=key.study, instance=key.instance)
+            log.exception(
+                "header.unreadable", study=key.study, instance=key.instance, remedy=DAMAGED_HEADER
+            )
             return Description()
 
     def _unlisted(self) -> list[Received]:
@@ -85,7 +88,7 @@ class Bookkeeper(threading.Thread):
                 try:
                     received.append(_from_file(self._spool, key))
                 except Exception:  # one bad file must not hide the others
-                    log.exception("spool.unreadable", instance=key.instance)
+                    log.exception("spool.unreadable", instance=key.instance, remedy=DAMAGED_FILE)
         if received:
             log.info("catalogue.repaired", instances=len(received))
         return received

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.catalogue import Catalogue
 from node.commitment_ledger import CommitmentLedger
 from node.outbox import Outbox
+from node.remedies import CHECK_DATABASE, SEE_ITS_LOG
 from node.settings import Settings
 from node.storage_commitment import (
     ALL_COMMITTED,
@@ -50,12 +51,14 @@ class ReportDesk:
         try:
             transaction, held, failed = _report_of(event.event_information)
         except (ValueError, AttributeError, TypeError):
-            log.warning("report.refused", calling=reporter, reason="it cannot be understood")
+            reason = "it cannot be understood"
+            log.warning("report.refused", calling=reporter, reason=reason, remedy=SEE_ITS_LOG)
             return INVALID_ARGUMENT, None
         try:
             return self._record(reporter, transaction, held, failed), None
         except SQLAlchemyError:
-            log.exception("report.refused", calling=reporter, reason="the database does not answer")
+            reason = "the database does not answer"
+            log.exception("report.refused", calling=reporter, reason=reason, remedy=CHECK_DATABASE)
             return PROCESSING_FAILURE, None
 
     def _record(
@@ -65,7 +68,8 @@ class ReportDesk:
         report = self._ledger.report(peers, transaction, failed, held)
         if not report.is_known:
             reason = "this node did not ask it for that transaction"
-            log.warning("report.refused", calling=reporter, reason=reason)
+            remedy = "have it report under the AE title that is configured for it, and once"
+            log.warning("report.refused", calling=reporter, reason=reason, remedy=remedy)
             return NOT_AUTHORIZED
         if report.run_id:
             state = self._outbox.settle(report.run_id)

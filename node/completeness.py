@@ -13,6 +13,7 @@ import structlog
 from pydicom import Dataset, dcmread
 
 from node.catalogue import Catalogue
+from node.remedies import DAMAGED_HEADER
 from node.routing import matches
 from node.run_folder import RunFolder
 from node.settings import Route, Settings
@@ -107,5 +108,7 @@ def _first_header(spool: Spool, keys: Sequence[InstanceKey]) -> Dataset | None:
         try:
             return dcmread(spool.path(key), stop_before_pixels=True)
         except Exception:  # parsed at intake, but not by this parser: assembly says why
-            log.exception("header.unreadable", study=key.study, instance=key.instance)
+            log.exception(
+                "header.unreadable", study=key.study, instance=key.instance, remedy=DAMAGED_HEADER
+            )
     return None

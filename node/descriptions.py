@@ -12,6 +12,8 @@ from pydicom import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 
+from node.remedies import NOT_ITS_KIND
+
 log = structlog.get_logger()
 
 STUDY_COLUMNS = {
@@ -95,7 +97,8 @@ def _request(header: Dataset) -> Dataset:
     try:
         return next(iter(header.get("RequestAttributesSequence") or ()), Dataset())
     except Exception:  # what lies there is no sequence
-        log.exception("attribute.unreadable", attribute="RequestAttributesSequence")
+        attribute = "RequestAttributesSequence"
+        log.exception("attribute.unreadable", attribute=attribute, remedy=NOT_ITS_KIND)
         return Dataset()
 
 
@@ -108,6 +111,6 @@ def _text(header: Dataset, keyword: str) -> str:
         value = header.get(keyword)
         text = "" if value is None else plain(str(value))
     except Exception:  # pydicom raises what it will over a value that is none of its kind
-        log.exception("attribute.unreadable", attribute=keyword)
+        log.exception("attribute.unreadable", attribute=keyword, remedy=NOT_ITS_KIND)
         return ""
     return _DOTTED_DATE.sub(r"\1\2\3", text) if keyword.endswith("Date") else text

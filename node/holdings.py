@@ -23,6 +23,7 @@ from node.catalogue import Catalogue
 from node.descriptions import REQUEST_COLUMNS, SERIES_COLUMNS, STUDY_COLUMNS
 from node.instances import read_instance
 from node.matching import UNMATCHED, MatchingKey, Range, matching_keys, texts_of
+from node.remedies import DAMAGED_HEADER, NOT_ITS_KIND
 from node.run_folder import RunFolder
 from node.settings import Settings
 from node.spool import InstanceKey, Spool
@@ -174,7 +175,12 @@ class Holdings:
             try:
                 image = _of_header(held, wanted)
             except Exception:  # perhaps retention takes it just now; the others are there
-                log.exception("header.unreadable", study=held.key.study, instance=held.key.instance)
+                log.exception(
+                    "header.unreadable",
+                    study=held.key.study,
+                    instance=held.key.instance,
+                    remedy=DAMAGED_HEADER,
+                )
                 continue
             if _fits(keys, {one: texts_of(image[one]) for one in wanted}):
                 image.update(above)
@@ -321,7 +327,8 @@ def _of_header(held: HeldInstance, keywords: Sequence[str]) -> Dataset:
         try:
             image[tag] = header[tag]
         except Exception:  # pydicom raises what it will over a value that is none of its kind
-            log.exception("attribute.unreadable", attribute=keyword_for_tag(tag))
+            attribute = keyword_for_tag(tag)
+            log.exception("attribute.unreadable", attribute=attribute, remedy=NOT_ITS_KIND)
     image.SOPClassUID, image.SOPInstanceUID = held.sop_class_uid, held.key.instance
     image.AvailableTransferSyntaxUID = held.transfer_syntax
     return image

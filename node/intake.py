@@ -81,6 +81,8 @@ SUCCESS = 0x0000
 DUPLICATE_INSTANCE = 0x0111
 COERCION = 0xB000  # a warning: what is held under the UID is not what came
 INVALID_INSTANCE = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122  # PS3.18 Annex I.2; by DIMSE no context is accepted
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
@@ -89,12 +91,14 @@ CANNOT_UNDERSTAND = 0xC000
 class IntakeError(Exception):
     """The instance is not taken; `status` goes into the response, the text into log and comment.
 
-    The text holds no value from the data set: it may be a patient's name, or hostile.
+    The text holds no value from the data set: it may be a patient's name, or hostile. `remedy` is
+    one that the status alone does not say.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
         self.status = status
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 
 from node.delivery import deliver_due
+from node.remedies import DEFECT
 from node.steps import Workbench
 
 log = structlog.get_logger()
@@ -35,4 +36,4 @@ class Lanes:
         try:
             deliver_due(self._bench, peer)
         except Exception:  # a defect in one delivery must not end the lane
-            log.exception("lane.failed", peer=peer)
+            log.exception("lane.failed", peer=peer, remedy=DEFECT)

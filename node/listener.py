@@ -283,5 +283,8 @@ def _log_rejected(
 
 def _log_aborted(event: evt.Event) -> None:
     log.warning(
-        "association.aborted", calling=_calling(event), address=event.assoc.requestor.address
+        "association.aborted",
+        calling=_calling(event),
+        address=event.assoc.requestor.address,
+        remedy="see its log; what was not acknowledged it has to send again",
     )

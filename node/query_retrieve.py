@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.holdings import HeldInstance, Holdings, Level, unsupported
 from node.intake import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.matching import UnmatchableKeyError, texts_of
+from node.remedies import CHECK_DATABASE, DEFECT
 from node.retrieval import Retrieval, back, to_peer
 from node.settings import Settings
 from node.spool import check_uid
@@ -235,17 +236,19 @@ def _above(level: Level) -> tuple[Level, ...]:
 
 def _failure(event: evt.Event, error: Exception) -> Dataset:
     """Return the status of a request that failed, and say so in the log."""
+    remedy = "have the peer ask for what the reason says"
     if isinstance(error, QueryError):
         status, comment = error.status, str(error)
     elif isinstance(error, UnmatchableKeyError):
         status, comment = MISMATCH, str(error)
     elif isinstance(error, SQLAlchemyError):
-        status, comment = CANNOT_PROCESS, "the node's catalogue does not answer"
-        log.error("catalogue.unreachable", remedy="check the database")
+        status, comment, remedy = CANNOT_PROCESS, "the catalogue does not answer", CHECK_DATABASE
+        log.error("catalogue.unreachable", remedy=remedy)
     else:
-        status, comment = CANNOT_PROCESS, "a defect of the node: see its log"
-        log.error("query.failed", exc_info=error)
-    log.warning("query.refused", calling=_calling(event), status=f"{status:04X}", reason=comment)
+        status, comment, remedy = CANNOT_PROCESS, "a defect of the node: see its log", DEFECT
+        log.error("query.failed", exc_info=error, remedy=remedy)
+    said = {"calling": _calling(event), "status": f"{status:04X}", "reason": comment}
+    log.warning("query.refused", **said, remedy=remedy)
     failure = Dataset()
     failure.Status = status
     failure.ErrorComment = comment[:COMMENT_LENGTH]

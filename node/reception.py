@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from node.disk import Disk
+from node.disk import Disk, trouble_of
 from node.encoded_image import EncodedBytes
 from node.intake import (
     COERCION,
@@ -23,6 +23,7 @@ from node.intake import (
     inspect,
 )
 from node.received import Received
+from node.remedies import REFUSED_INSTANCE
 from node.spool import InstanceKey, Partial, Spool, Stored, shown_uid
 from node.store_request import StoreAnswer, StoreRequest, file_meta
 
@@ -80,10 +81,12 @@ class Reception:
         try:
             intake, stored = self._store()
         except IntakeError as error:
-            return self._refusal(error.status, str(error))
+            return self._refusal(error.status, str(error), error.remedy)
         except OSError as error:
             self._intaker.disk.failed(error)
-            return self._refusal(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
+            trouble = trouble_of(error)
+            reason = f"cannot be stored: {trouble.reason}"
+            return self._refusal(OUT_OF_RESOURCES, reason, trouble.remedy)
         finally:
             self.drop()
         self._intaker.disk.worked()
@@ -108,7 +111,11 @@ class Reception:
 
     def _write_out(self) -> None:
         if self._size > MAXIMUM_INSTANCE:
-            raise IntakeError(OUT_OF_RESOURCES, "data set is larger than any image may be")
+            raise IntakeError(
+                OUT_OF_RESOURCES,
+                "data set is larger than any image may be",
+                "see at the sender what it is; have it sent in smaller images",
+            )
         self._intaker.disk.check_space()
         if self._partial is None:
             self._partial = self._intaker.spool.begin()
@@ -155,11 +162,11 @@ class Reception:
             "instance.kept_aside",
             instance=key.instance,
             calling=self._request.calling_ae_title,
-            remedy="ask the sender which of the two is right; the first is used",
+            remedy=REFUSED_INSTANCE[DUPLICATE_INSTANCE],
         )
         return StoreAnswer(COERCION, reason, key)
 
-    def _refusal(self, status: int, reason: str) -> StoreAnswer:
+    def _refusal(self, status: int, reason: str, remedy: str = "") -> StoreAnswer:
         log.warning(
             "instance.refused",
             status=f"{status:04X}",
@@ -167,6 +174,7 @@ class Reception:
             instance=shown_uid(self._request.instance_uid),
             calling=self._request.calling_ae_title,
             address=self._request.address,
+            remedy=remedy or REFUSED_INSTANCE[status],
         )
         return StoreAnswer(status, reason)
 

@@ -18,6 +18,7 @@ from pynetdicom.status import code_to_category
 
 from node.held_connection import lending
 from node.holdings import HeldInstance
+from node.remedies import DAMAGED_FILE
 from node.settings import Peer, Settings
 from node.spool import InstanceKey
 from node.store_request import MoveOriginator
@@ -29,6 +30,10 @@ log = structlog.get_logger()
 _NO_ASSOCIATION = 0xA702  # unable to perform sub-operations (PS3.4 Table C.4-2)
 _NOT_READ = 0xC001
 _NO_CONTEXT = 0x0122
+_REMEDIES = {
+    _NO_CONTEXT: "have its SOP class in the transfer syntax that it is held in accepted there",
+    _NOT_READ: DAMAGED_FILE,
+}
 _MOST_CONTEXTS = 128  # PS3.8 Section 9.3.2.2
 
 Associate = Callable[[Sequence[HeldInstance], ExitStack], Association]
@@ -76,8 +81,12 @@ class Retrieval:
             return answer
         self.failed += 1
         if self._association is not None and self._association.is_established:
-            status = f"{answer.Status:04X}"
-            log.warning("retrieve.not_sent", instance=held.key.instance, status=status)
+            log.warning(
+                "retrieve.not_sent",
+                instance=held.key.instance,
+                status=f"{answer.Status:04X}",
+                remedy=_REMEDIES.get(answer.Status, "see the log of who was to take it"),
+            )
         return answer
 
     def release(self) -> None:
@@ -106,7 +115,7 @@ class Retrieval:
             log.warning("retrieve.no_association", reason=str(error), remedy=error.remedy)
             return _NO_ASSOCIATION
         except Exception:  # the file may be gone, or the connection: the others may still go
-            log.exception("object.unreadable", instance=held.key.instance)
+            log.exception("object.unreadable", instance=held.key.instance, remedy=DAMAGED_FILE)
             return _NOT_READ
 
 

@@ -33,6 +33,7 @@ from node.completeness import routed_series
 from node.descriptions import describe
 from node.outbox import Outbox
 from node.received import Received
+from node.remedies import CHECK
 from node.resident_model import MODEL_ERRORS, ResidentModel
 from node.run_folder import RunFolder
 from node.settings import Route, Settings
@@ -177,7 +178,7 @@ def _assessment(bench: Workbench, run: Run, assembled: Assembled) -> Assessment:
     try:
         model = bench.model(run)
         for degraded in model.degraded:
-            log.warning("model.degraded", run=run.id, reason=degraded.en)
+            log.warning("model.degraded", run=run.id, reason=degraded.en, remedy=CHECK)
         if assembled.volume is not None:
             return _assessed(bench, run, model, assembled.volume)
     except ModelCancelledError:
@@ -200,7 +201,8 @@ def _assessed(bench: Workbench, run: Run, model: ModelProcess, volume: Volume) -
                 cancelled=bench.stopping.is_set,
             )
         except MODEL_ERRORS as error:
-            log.warning("model.ended", run=run.id, attempt=attempt, reason=str(error))
+            said = {"attempt": attempt, "reason": str(error)}
+            log.warning("model.ended", run=run.id, **said, remedy=_remedy(error))
             by_chance = isinstance(error, (ModelCrashedError, ModelTimeoutError))
             if not by_chance or attempt == MODEL_ATTEMPTS:
                 raise RunFailedError(
@@ -267,7 +269,10 @@ def _report_form(run: Run, asked: SegmentationForm, results: Sequence[Result]) -
     for result in results:
         written = result.dataset.get("SegmentationType", "").lower()
         if result.kind is Kind.SEGMENTATION and written != asked:
-            log.warning("segmentation.form", run=run.id, asked=asked, written=written)
+            remedy = "none is needed; or ask for another by 'segmentation' of the route"
+            log.warning(
+                "segmentation.form", run=run.id, asked=asked, written=written, remedy=remedy
+            )
 
 
 def check(bench: Workbench, run: Run, series: str) -> None:
@@ -287,11 +292,15 @@ def check(bench: Workbench, run: Run, series: str) -> None:
         folder.quarantine(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems, the first"
         aside = f"runs/{run.id}/quarantine"
-        log.error("results.quarantined", run=run.id, problems=len(problems), folder=aside)
-        raise RunFailedError(
-            f"held back, not sent: {count}: {problems[0]}",
-            f"report this as a defect of Overread, with {aside}/reasons.txt",
+        remedy = f"report this as a defect of Overread, with {aside}/reasons.txt"
+        log.error(
+            "results.quarantined",
+            run=run.id,
+            problems=len(problems),
+            folder=aside,
+            remedy=remedy,
         )
+        raise RunFailedError(f"held back, not sent: {count}: {problems[0]}", remedy)
     list_results(bench, run, objects)
 
 

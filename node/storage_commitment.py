@@ -23,7 +23,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
+from node.disk import trouble_of
 from node.durable import fsync_folder, replace_durably
+from node.remedies import SEE_ITS_LOG
 from node.settings import Peer, Settings
 from node.spool import InvalidUIDError, Spool, check_uid
 from node.store_scu import PeerError, UnreachableError, associated
@@ -90,16 +92,20 @@ class CommitmentDesk(threading.Thread):
         try:
             asked = _request_of(event.action_information, calling)
         except (ValueError, AttributeError) as error:
-            log.warning("commitment.refused", calling=calling, reason=str(error))
+            reason = str(error)
+            log.warning("commitment.refused", calling=calling, reason=reason, remedy=SEE_ITS_LOG)
             return INVALID_ARGUMENT, None
         if self._peer(calling) is None:
             reason = "it is no configured peer, so there is no address to report to"
-            log.warning("commitment.refused", calling=calling, reason=reason)
+            remedy = "if it is meant to ask, add it as a peer"
+            log.warning("commitment.refused", calling=calling, reason=reason, remedy=remedy)
             return NOT_AUTHORIZED, None
         try:
             self._keep(asked)
         except OSError as error:
-            log.warning("commitment.refused", calling=calling, reason=error.strerror)
+            trouble = trouble_of(error)
+            said = {"reason": trouble.reason, "remedy": trouble.remedy}
+            log.warning("commitment.refused", calling=calling, **said)
             return PROCESSING_FAILURE, None
         return SUCCESS, None
 

@@ -102,12 +102,23 @@ def _look_after(child: _Child, config: Path, inherited: Mapping[str, int]) -> No
     delay = _RESTART_DELAYS[min(child.restarts, len(_RESTART_DELAYS) - 1)]
     child.restarts += 1
     child.due = now + delay
-    log.error("role.died", died=child.role, status=status, restart_in_seconds=delay)
+    log.error(
+        "role.died",
+        died=child.role,
+        status=status,
+        restart_in_seconds=delay,
+        remedy="see what it logged last; if it goes on, run 'overread check'",
+    )
 
 
 def _await(child: _Child) -> None:
     try:
         child.process.wait(_STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
-        log.error("role.killed", killed=child.role, reason="it did not stop in time")  # noqa: TRY400
+        log.error(  # noqa: TRY400
+            "role.killed",
+            killed=child.role,
+            reason="it did not stop in time",
+            remedy="none is needed: what it was at is taken up again at the next start",
+        )
         child.process.kill()

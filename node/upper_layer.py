@@ -28,6 +28,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket
 
 from node.reactor_checkpoint import LOOK_AROUND, RARELY, ReactorCheckpoint
+from node.remedies import DEFECT
 from node.store_request import (
     C_STORE_RQ,
     COMMAND_FIELD,
@@ -178,7 +179,7 @@ class WaitingUpperLayer(DULServiceProvider):
             while not self._kill_thread:
                 self._next_round()
         except Exception as error:  # whatever it is, no data set was acknowledged
-            log.exception("association.failed", reason=type(error).__name__)
+            log.exception("association.failed", reason=type(error).__name__, remedy=DEFECT)
             self._abort_at_once()
         finally:
             if self._incoming is not None:  # ended half way: it was not acknowledged
@@ -207,8 +208,7 @@ class WaitingUpperLayer(DULServiceProvider):
         try:
             self.state_machine.do_action(event)
         except Exception as error:  # noqa: BLE001 - pynetdicom parses command sets here
-            reason = f"it is no message that may come now ({type(error).__name__})"
-            log.warning("pdu.invalid", reason=reason, address=self.assoc.requestor.address)
+            self._log_invalid(f"it is no message that may come now ({type(error).__name__})")
             self._abort_at_once()
         self._tell_user()
 
@@ -262,11 +262,16 @@ class WaitingUpperLayer(DULServiceProvider):
                 self._idle_timer.restart()
                 self._read_pdu(reader)
         except InvalidPDUError as error:
-            log.warning("pdu.invalid", reason=str(error), address=self.assoc.requestor.address)
+            self._log_invalid(str(error))
             self.event_queue.put(INVALID_PDU)
         except OSError as error:
-            log.warning("connection.lost", reason=str(error), address=self.assoc.requestor.address)
+            address, remedy = self.assoc.requestor.address, "see the network, and the sender's log"
+            log.warning("connection.lost", reason=str(error), address=address, remedy=remedy)
             self.event_queue.put(CONNECTION_CLOSED)
+
+    def _log_invalid(self, reason: str) -> None:
+        address, remedy = self.assoc.requestor.address, "see what is there: no DICOM sender does so"
+        log.warning("pdu.invalid", reason=reason, address=address, remedy=remedy)
 
     def _pass_over(self, reader: WaitingSocket) -> None:
         """Read what still comes once the association is aborted, whatever it is."""

@@ -87,7 +87,7 @@ def over_read(run_id: str) -> None:
     except RunFailedError as error:
         fail(run_id, error.reason, error.remedy)
     except Exception as error:  # whatever it is, the operator must see it
-        log.exception("run.failed", run=run_id)
+        log.exception("run.failed", run=run_id, remedy=SEE_LOG)
         fail(
             run_id,
             f"{type(error).__name__} while the study was processed",

@@ -1,5 +1,6 @@
 """What the documentation promises to list, it lists; what it points at is there."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -38,6 +39,7 @@ SECTIONS = {
     "[[peers]]": Peer,
     "[[routes]]": Route,
 }
+TROUBLES = ("log.warning", "log.error", "log.exception", "log.critical")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -112,6 +114,17 @@ def test_every_event_that_is_logged_is_documented():
     events = {event for call in calls for event in re.findall(r'"([a-z_]+\.[a-z_]+)"', call)}
     assert len(events) > 20
     assert not [event for event in sorted(events) if f"`{event}`" not in text]
+
+
+def test_every_warning_and_error_says_what_to_do():
+    told = []
+    for path in (REPOSITORY / "node").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in TROUBLES:
+                (event, *_), keywords = call.args, {one.arg for one in call.keywords}
+                told.append((ast.unparse(event), keywords & {"remedy", None}))
+    assert len(told) > 30
+    assert not [event for event, remedy in told if not remedy]
 
 
 def test_the_orthanc_script_is_the_one_that_the_system_tests_run():

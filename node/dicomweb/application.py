@@ -16,6 +16,7 @@ from node.dicomweb.access import Access
 from node.dicomweb.answers import RETRY_SECONDS, problem, refused
 from node.dicomweb.limits import Patience, Room
 from node.dicomweb.settings import DicomwebSettings
+from node.remedies import DEFECT
 
 log = structlog.get_logger()
 
@@ -58,5 +59,5 @@ async def _no_database(_request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    log.error("dicomweb.failed", method=request.method, exc_info=error)
+    log.error("dicomweb.failed", method=request.method, exc_info=error, remedy=DEFECT)
     return problem(500, "This failed in the node. Its log has the reason: tell its operators.")

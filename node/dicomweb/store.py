@@ -7,6 +7,7 @@ at a time, so that one is fsynced while the next is received.
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -32,6 +33,8 @@ from node.reception import PIECE, Intaker
 from node.spool import InvalidUIDError, check_uid
 
 log = structlog.get_logger()
+
+_SEE_DISK = "see to the disk: the status page says how"
 
 DICOM = "application/dicom"
 MULTIPART = "multipart/related"
@@ -78,12 +81,14 @@ class StoreService:
             refusal = HTTPException(400, f"Send it again, whole: {error}.")
         except HTTPException as error:
             refusal = error
+        is_ours = refusal.status_code == HTTPStatus.SERVICE_UNAVAILABLE
         log.warning(
             "dicomweb.not_stored",
             status=refusal.status_code,
             reason=refusal.detail,
             calling=sender.name,
             address=sender.address,
+            remedy=_SEE_DISK if is_ours else "have the client do what the reason says",
         )
         raise refusal
 

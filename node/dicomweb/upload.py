@@ -6,17 +6,22 @@ from dataclasses import dataclass
 import structlog
 from pydicom.uid import UID
 
-from node.intake import CANNOT_UNDERSTAND, STORAGE_CLASSES, TRANSFER_SYNTAXES
+from node.intake import (
+    CANNOT_UNDERSTAND,
+    SOP_CLASS_NOT_SUPPORTED,
+    STORAGE_CLASSES,
+    TRANSFER_SYNTAX_NOT_SUPPORTED,
+    TRANSFER_SYNTAXES,
+)
 from node.part10 import LARGEST_HEAD, HeadError, read_head
 from node.reception import Intaker, Reception
+from node.remedies import REFUSED_INSTANCE
 from node.spool import shown_uid
 from node.store_request import StoreAnswer, StoreRequest
 
 log = structlog.get_logger()
 
 # Failure reasons: PS3.18 Annex I, besides those of C-STORE
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 
 
 @dataclass(frozen=True)
@@ -116,5 +121,6 @@ class Upload:
             instance=shown_uid(self._instance_uid),
             calling=self._sender.name,
             address=self._sender.address,
+            remedy=REFUSED_INSTANCE[answer.status],
         )
         return answer

@@ -29,6 +29,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.catalogue import Catalogue
+from node.remedies import CHECK_DATABASE, DEFECT
 from node.run_folder import RunFolder
 from node.settings import Settings
 from node.spool import Spool
@@ -123,7 +124,8 @@ class Pages:
 
     def no_database(self, request: Request, error: Exception) -> Response:
         """The page while the catalogue cannot be asked."""
-        log.error("web.no_database", path=request.url.path, error=type(error).__name__)
+        what = type(error).__name__
+        log.error("web.no_database", path=request.url.path, error=what, remedy=CHECK_DATABASE)
         return self._error(
             503,
             "The database of the node does not answer.",
@@ -132,7 +134,7 @@ class Pages:
 
     def failed(self, request: Request, error: Exception) -> Response:
         """The page of a defect of ours."""
-        log.error("web.failed", path=request.url.path, exc_info=error)
+        log.error("web.failed", path=request.url.path, exc_info=error, remedy=DEFECT)
         return self._error(
             500,
             "This page could not be made. The processing of studies is not affected.",

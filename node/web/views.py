@@ -9,6 +9,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from inference.assessment import AssessmentRecord, Text
+from node.remedies import DAMAGED_RUN
 from node.run_folder import RunFolder
 from node.status import RunRow
 from sr_writer.plain_report import report_text
@@ -88,8 +89,8 @@ def record_of(folder: RunFolder) -> AssessmentRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        reason = type(error).__name__
-        log.error("assessment.unreadable", run=folder.path.name, reason=reason)  # noqa: TRY400
+        said = {"reason": type(error).__name__, "remedy": DAMAGED_RUN}
+        log.error("assessment.unreadable", run=folder.path.name, **said)  # noqa: TRY400
         return None
 
 
@@ -100,8 +101,8 @@ def _object_files(folder: RunFolder) -> tuple[ObjectFile, ...]:
             meta = read_file_meta_info(path)
             kilobytes = path.stat().st_size / 1000
         except (OSError, InvalidDicomError) as error:
-            reason = type(error).__name__
-            log.error("object.unreadable", run=folder.path.name, file=path.name, reason=reason)  # noqa: TRY400
+            said = {"reason": type(error).__name__, "remedy": DAMAGED_RUN}
+            log.error("object.unreadable", run=folder.path.name, file=path.name, **said)  # noqa: TRY400
             continue
         files.append(
             ObjectFile(
