@@ -19,6 +19,7 @@ MOST_CONNECTIONS = 1000
 LARGEST_PIECE = 1 << 20  # bytes that are read at once; asyncio's own are a quarter
 REQUEST_SECONDS = 10.0  # from a connection, or the first byte of a request, to its headers' end
 READING_SECONDS = 60.0  # in which a client has to take about 64 KB of an answer
+_END_OF_HEADERS = b"\r\n\r\n"
 
 
 class PatientlyLimited(H11Protocol):
@@ -48,9 +49,22 @@ class PatientlyLimited(H11Protocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        """Have h11 understand all but bodies, and keep count of who is waited for."""
+        head, body = self._divided(data)
+        if head:
+            self._understand(head)
+        if body and not self.transport.is_closing() and not self._passed_on(body):
+            self._understand(body)
+
+    def _divided(self, data: bytes) -> tuple[bytes, bytes]:
+        """What ends the headers of a request, and what is behind it; where h11 does not care."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return b"", data
+        head, end, behind = data.partition(_END_OF_HEADERS)
+        return head + end, behind
+
+    def _understand(self, data: bytes) -> None:
         """Stop to wait when a request is there; begin when one begins."""
-        if self._passed_on(data):
-            return
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget_request()
@@ -60,8 +74,7 @@ class PatientlyLimited(H11Protocol):
     def _passed_on(self, data: bytes) -> bool:
         """Give the request a piece of its body as it came; whether that could be done.
 
-        Only what is nothing but body, by its Content-Length, and not the end of it; all else is
-        for h11 to understand.
+        Only what is nothing but body, by its Content-Length; all else is for h11 to understand.
         """
         reader, cycle = self.conn._reader, self.cycle
         if (
@@ -69,7 +82,7 @@ class PatientlyLimited(H11Protocol):
             or cycle.response_complete
             or not isinstance(reader, ContentLengthReader)
             or len(self.conn._receive_buffer)
-            or len(data) >= reader._remaining
+            or len(data) > reader._remaining
         ):
             return False
         reader._remaining -= len(data)
@@ -78,6 +91,8 @@ class PatientlyLimited(H11Protocol):
             data = bytes(cycle.body) + data
         cycle.body = data  # type: ignore[assignment]  # uvicorn makes bytes of it
         cycle.message_event.set()
+        if not reader._remaining:
+            self.handle_events()  # h11 sees that the body is over
         return True
 
     def on_response_complete(self) -> None:
