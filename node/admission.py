@@ -4,6 +4,7 @@ import ipaddress
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 
 from pynetdicom.association import Association
@@ -17,16 +18,25 @@ _TRIES = 3
 _PATIENCE = 0.1  # seconds
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why nobody is let in, and what an operator can do."""
+
+    reason: str
+    remedy: str
+
+
 def refusal(
     settings: Settings, calling: str, address: str, names: frozenset[str] | None
-) -> str | None:
+) -> Refusal | None:
     """Return why an association request is refused, None where it is let in.
 
     `names` are those of the requestor's certificate, None where the connection has no TLS.
     """
     peers = [peer for peer in settings.peers if peer.ae_title == calling]
     if not peers:
-        return None if settings.node.accept_unknown_peers else "its AE title is none of the peers'"
+        stranger = Refusal("its AE title is none of the peers'", "if it is meant, add it as a peer")
+        return None if settings.node.accept_unknown_peers else stranger
     reasons = [_mismatch(peer, address, names) for peer in peers]
     return None if None in reasons else reasons[0]
 
@@ -95,19 +105,27 @@ def _lasts(association: Association) -> bool:
     return association.is_alive() and not is_over
 
 
-def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> str | None:
+def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> Refusal | None:
     if peer.addresses and not _is_within(address, peer.addresses):
-        return f"its address is not one of peer {peer.name}"
+        reason = f"its address is not one of peer {peer.name}"
+        return Refusal(reason, "if it is meant, add it to 'addresses' of the peer")
     if peer.tls and names is None:
-        return f"peer {peer.name} speaks TLS, and this connection does not"
+        reason = f"peer {peer.name} speaks TLS, and this connection does not"
+        return Refusal(reason, "have it send to the port of [tls], or set 'tls' to false")
     if peer.tls_name and peer.tls_name.lower() not in (names or ()):
-        return f"its certificate is not that of peer {peer.name}"
+        reason = f"its certificate is not that of peer {peer.name}"
+        return Refusal(reason, "if it is meant, set 'tls_name' to a name in its certificate")
     return None
+
+
+def plain_address(address: str) -> str:
+    """Return an address as operators know it: an IPv6 socket has IPv4 ones as a part of IPv6."""
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    return str(mapped or address)
 
 
 def _is_within(
     address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 ) -> bool:
-    found = ipaddress.ip_address(address)
-    mapped = getattr(found, "ipv4_mapped", None)
-    return any((mapped or found) in network for network in networks)
+    found = ipaddress.ip_address(plain_address(address))
+    return any(found in network for network in networks)

@@ -18,6 +18,7 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from node.admission import plain_address
 from node.reactor_checkpoint import ReactorCheckpoint
 from node.transport_security import HANDSHAKE_SECONDS, CertificateError, trouble_of_handshake
 from node.upper_layer import NO_TIMEOUT, Begin, WaitingSocket, WaitingUpperLayer
@@ -138,6 +139,11 @@ class AssociationListener(ThreadedAssociationServer):
         if self.shares_port:
             cast("socket.socket", self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Return the next connection, and where it is from."""
+        connection, address = super().get_request()
+        return connection, (plain_address(address[0]), address[1])
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Return whether a connection may stay open: each costs threads, whoever opens it.

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
-from node.admission import Seats, may_query, peer_of, refusal
+from node.admission import Refusal, Seats, may_query, peer_of, refusal
 from node.association_listener import listen
 from node.bookkeeper import Bookkeeper
 from node.catalogue import Catalogue
@@ -49,7 +49,9 @@ log = structlog.get_logger()
 _CALLING_AE_TITLE_NOT_RECOGNIZED = (0x01, 0x01, 0x03)  # PS3.8 Section 9.3.4, permanent
 _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)  # transient
 _OVER = (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE)
-_REMEDY = "if this sender is meant, add it as a peer, or correct the called AE title there"
+_SEE_WHO = "senders try again; if this goes on, see what holds associations open"
+_OTHER_TITLE = Refusal("the called AE title is another", "correct it there, or node.ae_title here")
+_TOO_MANY = Refusal("there are too many connections", _SEE_WHO)
 
 
 class Listener:
@@ -146,15 +148,14 @@ class Listener:
         names = names_of(connection) if isinstance(connection, ssl.SSLSocket) else None
         calling = str(cast("A_ASSOCIATE", requestor.primitive).calling_ae_title).strip()
         asked = (self._settings, calling, str(requestor.address), names)
-        reason, answer = refusal(*asked), _CALLING_AE_TITLE_NOT_RECOGNIZED
-        remedy = _REMEDY
-        if reason is None:
-            reason, answer = self._seats.excess(association, peer_of(*asked)), _LOCAL_LIMIT_EXCEEDED
-            remedy = "senders try again; if this goes on, see what holds associations open"
-        if reason is not None:
+        found, answer = refusal(*asked), _CALLING_AE_TITLE_NOT_RECOGNIZED
+        if found is None:
+            excess, answer = self._seats.excess(association, peer_of(*asked)), _LOCAL_LIMIT_EXCEEDED
+            found = Refusal(excess, _SEE_WHO) if excess else None
+        if found:
             requestor.ae_title = calling
             association.acse.send_reject(*answer)
-            _log_rejected(event, reason, remedy)
+            _log_rejected(event, found)
             association.kill()
         elif may_query(*asked):
             self._offer_queries(association)
@@ -267,17 +268,19 @@ def _calling(event: evt.Event) -> str:
     return str(event.assoc.requestor.ae_title).strip()
 
 
-def _log_rejected(
-    event: evt.Event, reason: str = "the called AE title is another", remedy: str = _REMEDY
-) -> None:
+def _log_rejected(event: evt.Event, why: Refusal | None = None) -> None:
+    """Tell whom the node, or pynetdicom by itself, turned away."""
     request = event.assoc.requestor.primitive
+    if why is None:
+        is_meant = request and request.called_ae_title.strip() == event.assoc.ae.ae_title
+        why = _TOO_MANY if is_meant else _OTHER_TITLE
     log.warning(
         "association.rejected",
-        reason=reason,
+        reason=why.reason,
         calling=_calling(event),
         called=str(request.called_ae_title).strip() if request else "",
         address=event.assoc.requestor.address,
-        remedy=remedy,
+        remedy=why.remedy,
     )
 
 

@@ -70,6 +70,7 @@ MAXIMUM_OTHER = 32 << 20  # bytes; a request to commit 100 000 instances has 15 
 DISCARDED = 1 << 20  # bytes at once
 MOST_WAITING = 16  # requests; one may be outstanding (PS3.7 Annex D.3.3.3)
 P_DATA_TF = 0x04
+TLS_HANDSHAKE = 0x16  # RFC 8446 Section 5.1
 AWAITING_REQUEST, ESTABLISHED, ABORTED = ("Sta1", "Sta2"), "Sta6", "Sta13"  # PS3.8 Section 9.2.1
 INVALID_PDU, CONNECTION_CLOSED = "Evt19", "Evt17"
 _HEADER = struct.Struct(">BxL")  # PDU type, length (PS3.8 Section 9.3.1)
@@ -292,6 +293,8 @@ class WaitingUpperLayer(DULServiceProvider):
         if kind == P_DATA_TF and self.state_machine.current_state == ESTABLISHED:
             self._read_data(reader, header, length)
             return
+        if kind == TLS_HANDSHAKE:
+            raise InvalidPDUError("it is the beginning of TLS, which has a port of its own")
         if length > MAXIMUM_CONTROL_PDU:
             raise InvalidPDUError("it is longer than such a PDU can be")
         reader.unread(header)

@@ -244,6 +244,47 @@ def test_a_peer_that_speaks_tls_is_not_taken_for_one_that_does_not(listening, tm
     association.release()
 
 
+@pytest.mark.parametrize(
+    ("peer", "remedy"),
+    [
+        ('addresses = ["10.0.0.0/8"]', "add it to 'addresses'"),
+        ("tls = true", "have it send to the port of [tls]"),
+    ],
+)
+def test_who_is_turned_away_is_told_with_what_would_let_it_in(listening, capsys, peer, remedy):
+    assert associate(listening(peer=peer)).is_rejected
+    assert remedy in logged(capsys, "association.rejected")
+
+
+def test_a_node_of_both_protocols_knows_addresses_as_they_are_written(listening, capsys, tmp_path):
+    config = configure(tmp_path, peer='addresses = ["127.0.0.1/32"]')
+    config.write_text(config.read_text().replace('host = "127.0.0.1"', 'host = "::"', 1))
+    listener = Listener(load_settings(config))
+    try:
+        listener.start()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    associate(listener._settings).release()
+    assert associate(listener._settings, calling="NOBODY").is_rejected
+    assert "address=127.0.0.1 " in logged(capsys, "association.rejected")
+    over_ipv6 = AE(ae_title="PACS").associate(
+        "::1", listener._settings.node.port, [build_context(CTImageStorage)], ae_title="OVERREAD"
+    )
+    assert over_ipv6.is_rejected
+    listener.stop()
+
+
+def test_tls_at_the_port_without_is_told(listening, capsys):
+    settings = listening()
+    context = ssl.create_default_context()
+    with (
+        socket.create_connection(("127.0.0.1", settings.node.port)) as plain,
+        pytest.raises(OSError),  # noqa: PT011  # whatever it makes of an abort
+    ):
+        context.wrap_socket(plain, server_hostname="node.hospital")
+    logged(capsys, "beginning of TLS")
+
+
 @pytest.mark.parametrize(("addresses", "is_let_in"), [("127.0.0.0/8", True), ("10.0.0.0/8", False)])
 def test_a_peer_is_let_in_from_its_addresses_only(listening, addresses, is_let_in):
     association = associate(listening(peer=f'addresses = ["{addresses}"]'))
@@ -327,7 +368,7 @@ def test_a_renewal_that_is_half_done_turns_nobody_away_and_is_told(listening, tm
     logged = capsys.readouterr().out
     assert logged.count("certificate.broken") == 1
     assert "KEY_VALUES_MISMATCH" in logged
-    results = preflight(tmp_path / "overread.toml")
+    results = _certificates(settings)
     assert [one.outcome for one in results if one.subject == "certificates"] == [Outcome.FAILED]
 
 
@@ -343,15 +384,21 @@ def test_why_a_certificate_is_not_believed_is_told(
 ):
     settings = listening()
     assert not secured(settings, tmp_path, "ct.hospital", **shown).is_established
+    said = logged(capsys, "connection.not_secured")
+    assert reason in said
+    assert remedy in said
+
+
+def logged(capsys, text):
+    """What was logged until `text` was."""
     said = []
 
-    def is_told():
+    def is_logged():
         said.append(capsys.readouterr().out)
-        return "connection.not_secured" in "".join(said)
+        return text in "".join(said)
 
-    await_true(is_told, 60, "it to be told")
-    assert reason in "".join(said)
-    assert remedy in "".join(said)
+    await_true(is_logged, 60, text)
+    return "".join(said)
 
 
 @pytest.mark.parametrize(
