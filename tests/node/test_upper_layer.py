@@ -309,6 +309,7 @@ def test_negotiation_changes_no_context_of_the_server(waiting, images):
         begin=lambda _: None,
         most_associations=10,
         secured_by=None,
+        shares_port=False,
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     proposed = [build_context(CTImageStorage, ImplicitVRLittleEndian), build_context(Verification)]
