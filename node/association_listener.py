@@ -129,6 +129,7 @@ class AssociationListener(ThreadedAssociationServer):
         self.shares_port = shares_port
         self._lock = threading.Lock()
         self._beginning: Counter[str] = Counter()
+        self._may_leave_garbage = False
         super().__init__(*arguments, **keywords | {"request_handler": Acceptor})
 
     def server_bind(self) -> None:
@@ -167,7 +168,17 @@ class AssociationListener(ThreadedAssociationServer):
                 )
                 return False
             self._beginning[address] += 1
+            self._may_leave_garbage = True
         return True
+
+    def service_actions(self) -> None:
+        """Collect garbage as pynetdicom does, half a minute later, but only after connections.
+
+        Associations are cycles; to look through all objects takes a tenth of a second.
+        """
+        if self._may_leave_garbage:
+            super().service_actions()
+            self._may_leave_garbage = self._gc[0] > 0
 
     def has_begun(self, address: str) -> None:
         """Take note that a connection is an association now, or over."""

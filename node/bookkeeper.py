@@ -33,7 +33,7 @@ class Bookkeeper(threading.Thread):
         super().__init__(name="bookkeeper", daemon=True)
         self._catalogue = catalogue
         self._spool = spool
-        self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
     def note(self, received: Received) -> None:
@@ -44,12 +44,14 @@ class Bookkeeper(threading.Thread):
         """List what lies in the spool unlisted since a crash, then what comes."""
         pending: list[Received] | None = None
         while True:
-            last_round = self._stopping.wait(_INTERVAL)
+            if pending == [] and not self._stopping.is_set():
+                pending += self._next()
+            last_round = self._stopping.wait(_INTERVAL)  # what comes meanwhile is listed with it
             try:
                 if pending is None:
                     pending = self._unlisted()
                 while len(pending) < _BATCH and not self._received.empty():
-                    pending.append(self._received.get())
+                    pending += self._next()
                 self._list(pending)
                 pending = []
             except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
@@ -64,7 +66,13 @@ class Bookkeeper(threading.Thread):
     def stop(self) -> None:
         """List what is left, then end."""
         self._stopping.set()
+        self._received.put(None)
         self.join(timeout=10)
+
+    def _next(self) -> list[Received]:
+        """What comes next, once it comes; nothing where it is the end."""
+        received = self._received.get()
+        return [] if received is None else [received]
 
     def _list(self, received: Sequence[Received]) -> None:
         for start in range(0, len(received), _BATCH):

@@ -9,12 +9,13 @@ import subprocess
 import threading
 import time
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, transport
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -285,6 +286,22 @@ def test_connections_that_say_nothing_keep_nobody_out_and_are_bounded(tmp_path):
             one.close()
         again = await_association(settings)
         again.release()
+
+
+def test_garbage_is_looked_for_after_connections_alone(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(transport, "gc", SimpleNamespace(collect=lambda: looked.append(1)))
+    listener = Listener(load_settings(write_config(tmp_path)))
+    listener.start()
+    (server,) = listener._entity._servers
+    for _ in range(200):  # as it does by itself, twice a second
+        server.service_actions()
+    assert not looked
+    associate(listener._settings, contexts=[build_context(Verification)]).release()
+    for _ in range(200):
+        server.service_actions()
+    listener.stop()
+    assert len(looked) == 1
 
 
 def test_one_association_too_many_is_rejected_for_now(tmp_path):
