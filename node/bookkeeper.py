@@ -5,6 +5,7 @@ Of each new series one header is read here, once, for what queries ask of it and
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -16,13 +17,15 @@ from node.catalogue import Catalogue
 from node.descriptions import Description, plain, read_description
 from node.disk import trouble_of
 from node.received import Received
-from node.remedies import DAMAGED_FILE, DAMAGED_HEADER
+from node.remedies import CHECK_DATABASE, DAMAGED_FILE, DAMAGED_HEADER
 from node.spool import InstanceKey, Spool
 
 log = structlog.get_logger()
 
 _INTERVAL = 0.2  # seconds between batches
 _AFTER_TROUBLE = 5.0
+_BETWEEN_TRIES = 1.0
+_REMIND = 60.0  # seconds after which it is said again that the database does not answer
 _BATCH = 1000
 
 
@@ -35,6 +38,7 @@ class Bookkeeper(threading.Thread):
         self._spool = spool
         self._received: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._told_at: float | None = None  # that the database does not answer
 
     def note(self, received: Received) -> None:
         """Have an instance listed soon."""
@@ -54,8 +58,10 @@ class Bookkeeper(threading.Thread):
                     pending += self._next()
                 self._list(pending)
                 pending = []
+                self._tell_reachable()
             except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
-                log.exception("catalogue.unreachable", remedy="check the database")
+                self._tell_unreachable()
+                self._stopping.wait(_BETWEEN_TRIES)
             except OSError as error:
                 trouble = trouble_of(error)
                 log.exception("spool.unlisted", reason=trouble.reason, remedy=trouble.remedy)
@@ -68,6 +74,17 @@ class Bookkeeper(threading.Thread):
         self._stopping.set()
         self._received.put(None)
         self.join(timeout=10)
+
+    def _tell_unreachable(self) -> None:
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at > _REMIND:
+            self._told_at = now
+            log.exception("catalogue.unreachable", remedy=CHECK_DATABASE)
+
+    def _tell_reachable(self) -> None:
+        if self._told_at is not None:
+            self._told_at = None
+            log.info("catalogue.reachable")
 
     def _next(self) -> list[Received]:
         """What comes next, once it comes; nothing where it is the end."""

@@ -6,7 +6,8 @@ them needs would be paid for by all, and by every command.
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -62,8 +63,7 @@ def main() -> None:
 
         if not isinstance(error, (SchemaError, OperationalError)):
             raise
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        Console(stderr=True).print(f"database: {reason}", style="red", markup=False)
+        Console(stderr=True).print(f"database: {_first_line_of(error)}", style="red", markup=False)
         sys.exit(1)
 
 
@@ -97,7 +97,29 @@ def serve(
     run = runner_of(role)
     gc.freeze()  # what was imported stays: no collection need look at it, the one at exit neither
     gc.enable()
-    run(settings)
+    with _telling_of_the_database():
+        run(settings)
+
+
+@contextmanager
+def _telling_of_the_database() -> Iterator[None]:
+    """Have a role end with a line in the log where its database is not what it needs."""
+    import structlog
+    from sqlalchemy.exc import OperationalError
+
+    from node.database import SchemaError
+    from node.remedies import CHECK_DATABASE
+
+    try:
+        yield
+    except (SchemaError, OperationalError) as error:
+        reason = _first_line_of(error)
+        structlog.get_logger().error("role.without_database", reason=reason, remedy=CHECK_DATABASE)
+        sys.exit(1)
+
+
+def _first_line_of(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).strip().splitlines()[0]
 
 
 def runner_of(role: Role) -> Callable[[Settings], None]:
