@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
+import pynetdicom
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -20,7 +22,9 @@ from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.service_class import QueryRetrieveServiceClass
 from pynetdicom.sop_class import Verification
+from pynetdicom.timer import Timer
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
 from node import reception, upper_layer
@@ -30,11 +34,14 @@ from node.settings import load_settings
 from tests.node.configuration import write_config
 from tests.node.test_listener import associate, spooled
 from tests.slices import grid_affine, write_slices
+from tests.system.peers import REPOSITORY
 
-# What the upper layer and the association listener override, call or read the state of. Where
-# pynetdicom changes one of them, read the change, see whether they still hold, and write the new
-# digest here.
+# What the upper layer, the association listener and retrievals override, call, are called by or
+# read the state of. Where pynetdicom changes one of them, read the change, see whether they still
+# hold, and write the new digest here.
 PYNETDICOM = {
+    AE.make_server: "6569298ac5cf837c",
+    AE.shutdown: "3084723b79cf471e",
     ACSE._negotiate_as_acceptor: "fffd360957c42a8e",
     Association.__init__: "eb07516b8009ad8f",
     Association._run_reactor: "f28838c5559e462a",
@@ -44,14 +51,42 @@ PYNETDICOM = {
     AssociationSocket: "4f95b1dce6067f32",
     DIMSEServiceProvider.receive_primitive: "5f99c86b14a15cef",
     DULServiceProvider: "c0a5c6a4618efd94",
+    QueryRetrieveServiceClass._get_scp: "8ca1538e3e56c4f7",
+    QueryRetrieveServiceClass._move_scp: "5c14d1be3d737bef",
     RequestHandler: "e2184a069d1f8e5a",
+    Timer: "77ddae7423f544b1",
+    pynetdicom.fsm: "2fc1cecfa043749e",
 }
 
 
-@pytest.mark.parametrize("reads", PYNETDICOM, ids=lambda each: each.__qualname__)
+# The modules that may touch its private names; `_lock` is one of ours as well.
+TOUCHING = ("association_listener", "held_connection", "reactor_checkpoint", "upper_layer")
+OURS = {"_lock"}
+PRIVATE = re.compile(r"(?:\.|\bdef )(_[a-z]\w+)")
+
+
+@pytest.mark.parametrize("reads", PYNETDICOM, ids=lambda each: each.__name__)
 def test_pynetdicom_is_the_one_that_the_upper_layer_was_written_for(reads):
     found = hashlib.sha256(inspect.getsource(reads).encode()).hexdigest()[:16]
     assert found == PYNETDICOM[reads]
+
+
+def private_names(found):
+    """Those among `found` that are private names of pynetdicom's."""
+    parts = ("ae", "association", "dimse", "dul", "transport")
+    theirs = [getattr(pynetdicom, part) for part in parts]
+    return {*found} & {*PRIVATE.findall("".join(map(inspect.getsource, theirs)))} - OURS
+
+
+def test_private_names_are_touched_where_the_proposal_says_and_nowhere_else():
+    code = {path.stem: path.read_text() for path in (REPOSITORY / "node").rglob("*.py")}
+    touched = private_names(PRIVATE.findall("".join(code.pop(module) for module in TOUCHING)))
+    architecture = (REPOSITORY / "docs" / "architecture.md").read_text()
+    proposal = architecture.split("## What pynetdicom would have to offer")[1].split("\n## ")[0]
+    assert {*re.findall(r"`(_[a-z]\w+)`", proposal)} == touched
+    for module, text in code.items():
+        if "pynetdicom" in text:
+            assert not private_names(re.findall(r"(?<!self)\.(_[a-z]\w+)", text)), module
 
 
 @pytest.fixture(params=["waiting", "pynetdicom"])
