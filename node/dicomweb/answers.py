@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 RETRY_SECONDS = "60"
 HEADERS = {
     "Cache-Control": "no-store",  # images of patients must not stay in a cache on the way

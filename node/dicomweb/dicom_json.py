@@ -200,6 +200,10 @@ def _person(name: str) -> dict[str, str] | None:
 
 def _parsed(element: DataElement, where: str) -> dict[str, Any]:
     """Return what pydicom has parsed already."""
+    if element.VR == "PN":  # pydicom cannot say that one of several names is empty
+        parsed = element.value if element.VM > 1 else [element.value]
+        names = [_person(str(name or "")) for name in parsed]
+        return {"vr": "PN", "Value": names} if any(names) else {"vr": "PN"}
     handler: Callable[[DataElement], str] | None = (lambda _: where) if where else None
     return element.to_json_dict(handler, LARGEST_INLINE)
 

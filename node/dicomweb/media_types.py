@@ -20,7 +20,7 @@ _PARAMETER = re.compile(
     # Many clients leave out the quotation marks of type=application/dicom.
     rf';\s*(?P<name>{_TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s;"]+))\s*'
 )
-_QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
+_QUALITY = re.compile(r"0?\.\d{1,3}|0\.?|1(\.0{0,3})?")  # Java says .2 where 0.2 is meant
 
 
 class MalformedAcceptError(ValueError):
@@ -54,7 +54,7 @@ class Form:
 
     `transfer_syntax` is empty where the media type has none. What clients mean who do not name it:
     by `transfer-syntax=*` the form that is `stored`, by the media type alone the one that is
-    `plain`, by a wildcard the `default`.
+    `plain`, by a wildcard the `default`. Where it has `bodies` of its own, it comes in no other.
     """
 
     media_type: str
@@ -62,6 +62,7 @@ class Form:
     stored: bool = False
     plain: bool = True
     default: bool = False
+    bodies: tuple[Body, ...] = ()
 
     @property
     def content_type(self) -> str:
@@ -101,16 +102,19 @@ def choose(
     `bodies` are those that the resource can have; a wildcard means the first.
     """
     for one in acceptable:
-        if one.body is None:
-            body = bodies[0]
-        elif one.body in bodies:
-            body = one.body
-        else:
-            continue
         for form in forms:
-            if one.quality > 0 and _matches(one, form) and not _is_refused(form, acceptable):
+            body = _body(one, form.bodies or bodies)
+            if body is None or one.quality == 0 or not _matches(one, form):
+                continue
+            if not _is_refused(form, acceptable):
                 return Chosen(form, body)
     return None
+
+
+def _body(one: MediaRange, bodies: Sequence[Body]) -> Body | None:
+    if one.body is None:
+        return bodies[0]
+    return one.body if one.body in bodies else None
 
 
 def _range(element: str) -> MediaRange:

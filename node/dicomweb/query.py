@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from node.dicomweb.answers import DICOM_JSON, HEADERS
+from node.dicomweb.answers import DICOM_JSON, DICOM_XML, HEADERS
 from node.dicomweb.dicom_json import Attributes, json_of
 from node.dicomweb.media_types import Body, Form
+from node.dicomweb.multipart_body import MultipartBody, Part
+from node.dicomweb.native_xml import xml_of
 from node.dicomweb.resources import acceptable, uids_of
 from node.dicomweb.settings import DicomwebSettings
 from node.dicomweb.urls import base_url
@@ -22,7 +24,11 @@ from node.holdings import Holdings, Level, unsupported
 from node.matching import UnmatchableKeyError
 
 MOST_RESULTS = 5000
-FORMS = (Form(DICOM_JSON, default=True), Form("application/json"))
+FORMS = (
+    Form(DICOM_JSON, default=True),
+    Form("application/json"),
+    Form(DICOM_XML, bodies=(Body.MULTIPART,)),
+)
 ALL = "all"
 
 _MORE = '299 overread "There are more results: ask for them with offset, or narrow the search."'
@@ -110,7 +116,7 @@ class Query:
             for answer in answers[: search.limit]
         ]
         headers = {**HEADERS, **({"Warning": ", ".join(warnings)} if warnings else {})}
-        return Response(orjson.dumps(made), headers=headers, media_type=form.media_type)
+        return _response(made, form, headers)
 
 
 def query_routes(query: Query) -> list[BaseRoute]:
@@ -123,6 +129,15 @@ def query_routes(query: Query) -> list[BaseRoute]:
         Route("/studies/{study}/instances", query.instances),
         Route("/studies/{study}/series/{series}/instances", query.instances),
     ]
+
+
+def _response(made: list[Attributes], form: Form, headers: dict[str, str]) -> Response:
+    if form.media_type != DICOM_XML:
+        return Response(orjson.dumps(made), headers=headers, media_type=form.media_type)
+    if not made:
+        return Response(status_code=204, headers=headers)  # a body of no parts is none (RFC 2046)
+    body = MultipartBody(DICOM_XML, [Part(DICOM_XML, "", [xml_of(one)]) for one in made])
+    return Response(b"".join(body), headers=headers, media_type=body.content_type)
 
 
 def _made(answer: Dataset, base: str, shown: set[int] | None) -> Attributes:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from node.codecs import Codecs
-from node.dicomweb.answers import DICOM_JSON
+from node.dicomweb.answers import DICOM_JSON, DICOM_XML
 from node.dicomweb.dicom_json import Attributes, binary_of, json_of
 from node.dicomweb.images import (
     CHUNK,
@@ -29,6 +29,7 @@ from node.dicomweb.instance_files import (
 )
 from node.dicomweb.media_types import Body, Chosen, Form
 from node.dicomweb.multipart_body import MultipartBody, Part
+from node.dicomweb.native_xml import xml_of
 from node.dicomweb.resources import (
     Acceptable,
     acceptable,
@@ -47,7 +48,11 @@ INSTANCE_PATH = "/studies/{study}/series/{series}/instances/{instance}"
 LEVEL_PATHS = ("/studies/{study}", "/studies/{study}/series/{series}", INSTANCE_PATH)
 DICOM = "application/dicom"
 OCTETS = "application/octet-stream"
-METADATA_FORMS = (Form(DICOM_JSON, default=True), Form("application/json"))
+METADATA_FORMS = (
+    Form(DICOM_JSON, default=True, bodies=(Body.SINGLE,)),
+    Form("application/json", bodies=(Body.SINGLE,)),
+    Form(DICOM_XML),
+)
 BULK_FORMS = (Form(OCTETS, stored=True, default=True),)
 
 PIXEL_TAGS = {0x7FE00010: "OW", 0x7FE00008: "OF", 0x7FE00009: "OD"}
@@ -91,10 +96,18 @@ class Retrieve:
 
     def metadata(self, request: Request) -> Response:
         """Answer the attributes of a study's, a series' or one instance, large values by URL."""
-        form = acceptable(request).choose(METADATA_FORMS, [Body.SINGLE]).form
+        bodies = [Body.MULTIPART]
+        if "instance" in request.path_params:
+            bodies.append(Body.SINGLE)
+        chosen = acceptable(request).choose(METADATA_FORMS, bodies)
         held = held_instances(request, self._holdings)
         base = base_url(request, self._dicomweb)
-        return streamed(_json_array(held, base), form.media_type)
+        if chosen.form.media_type != DICOM_XML:
+            return streamed(_json_array(held, base), chosen.form.media_type)
+        documents = (xml_of(_metadata(one, base)) for one in held)
+        if chosen.body is Body.SINGLE:
+            return streamed(documents, DICOM_XML)
+        return in_parts(MultipartBody(DICOM_XML, (Part(DICOM_XML, "", [one]) for one in documents)))
 
     def bulk_data(self, request: Request) -> Response:
         """Answer one value, of an attribute of the instance or of an item in it."""

@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from node.dicomweb.answers import DICOM_JSON, RETRY_SECONDS
+from node.dicomweb.answers import RETRY_SECONDS
+from node.dicomweb.media_types import Body
 from node.dicomweb.multipart import (
     Event,
     MultipartError,
@@ -24,8 +25,9 @@ from node.dicomweb.multipart import (
     SinglePart,
     parameters_of,
 )
+from node.dicomweb.resources import acceptable
 from node.dicomweb.settings import DicomwebSettings
-from node.dicomweb.store_response import store_response
+from node.dicomweb.store_response import FORMS, store_response
 from node.dicomweb.upload import Outcome, Sender, Upload
 from node.dicomweb.urls import base_url
 from node.intake import IntakeError
@@ -43,7 +45,6 @@ MOST_PARTS = 100_000
 THREADS = 8
 AT_ONCE = 16  # parts that are in threads, or wait for one
 HANDED_OVER = 4 << 20  # bytes of one part that are collected before a thread takes them
-_ANSWERED = {"*/*", "application/*", "application/json", DICOM_JSON}
 
 
 class StoreService:
@@ -94,7 +95,7 @@ class StoreService:
 
     async def _stored(self, request: Request, sender: Sender) -> Response:
         _check_study(sender.study_uid)
-        _check_accept(request)
+        form = acceptable(request).choose(FORMS, [Body.SINGLE]).form
         reader = _reader(request)
         try:
             self._intaker.disk.check_space()
@@ -104,7 +105,7 @@ class StoreService:
                 503, f"Try again later: {reason}.", {"Retry-After": RETRY_SECONDS}
             ) from None
         outcomes = await self._take(request, reader, sender)
-        return store_response(outcomes, base_url(request, self._dicomweb))
+        return store_response(outcomes, base_url(request, self._dicomweb), form)
 
     async def _take(
         self, request: Request, reader: MultipartReader | SinglePart, sender: Sender
@@ -186,9 +187,3 @@ def _reader(request: Request) -> MultipartReader | SinglePart:
         return MultipartReader(parameters.get("boundary", ""))
     except MultipartError as error:
         raise HTTPException(400, f"Correct Content-Type: {error}.") from None
-
-
-def _check_accept(request: Request) -> None:
-    accepted = request.headers.get("accept", "*/*").lower().split(",")
-    if not _ANSWERED & {one.split(";")[0].strip() for one in accepted}:
-        raise HTTPException(406, f"Accept {DICOM_JSON}: it is what this is answered in.")

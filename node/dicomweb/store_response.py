@@ -9,10 +9,14 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from node.dicomweb.answers import DICOM_JSON, HEADERS, RETRY_SECONDS
+from node.dicomweb.answers import DICOM_JSON, DICOM_XML, HEADERS, RETRY_SECONDS
+from node.dicomweb.media_types import Form
+from node.dicomweb.native_xml import xml_of
 from node.dicomweb.upload import Outcome
 from node.intake import OUT_OF_RESOURCES, SUCCESS
 from node.spool import InstanceKey
+
+FORMS = (Form(DICOM_JSON, default=True), Form("application/json"), Form(DICOM_XML))
 
 _RETRIEVE_URL = "00081190"
 _REFERENCED_SOP_CLASS_UID = "00081150"
@@ -26,13 +30,14 @@ _OTHER_FAILURES_SEQUENCE = "0008119A"
 Item = dict[str, dict[str, Any]]
 
 
-def store_response(outcomes: Sequence[Outcome], base_url: str) -> Response:
+def store_response(outcomes: Sequence[Outcome], base_url: str, form: Form) -> Response:
     """Return the answer to a request whose parts had these outcomes."""
     status = _status(outcomes)
+    module = _module(outcomes, base_url)
     return Response(
-        orjson.dumps(_module(outcomes, base_url)),
+        xml_of(module) if form.media_type == DICOM_XML else orjson.dumps(module),
         status_code=status,
-        media_type=DICOM_JSON,
+        media_type=form.media_type,
         headers={**HEADERS, **({"Retry-After": RETRY_SECONDS} if status == 503 else {})},
     )
 

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from xml.etree import ElementTree
 
 import orjson
 import pytest
@@ -22,6 +23,7 @@ from node.descriptions import describe
 from node.dicomweb.dicom_json import json_of
 from node.dicomweb.images import NoSuchFrameError, NotAnImageError, image_of
 from node.dicomweb.instance_files import NotConvertibleError, explicit_little_endian
+from node.dicomweb.native_xml import xml_of
 from node.dicomweb.rendering import Appearance, rendered
 from node.encoded_image import EncodedBytes
 from node.instances import UnreadableInstanceError, read_instance, text_of
@@ -159,7 +161,9 @@ def test_a_damaged_image_is_described_and_shown_or_refused(series, codecs, which
         with suppress(UnreadableInstanceError):
             read = read_instance(path)
             assert len(describe(read_instance(path).header).study)
-            assert orjson.loads(orjson.dumps(json_of(read.header, "https://node"))) is not None
+            attributes = json_of(read.header, "https://node")
+            assert orjson.loads(orjson.dumps(attributes)) is not None
+            assert ElementTree.fromstring(xml_of(attributes)) is not None  # noqa: S314
             for show in (_rendered, _converted):
                 with suppress(NotAnImageError, NoSuchFrameError, NotConvertibleError):
                     assert show(path, codecs)

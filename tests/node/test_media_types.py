@@ -37,6 +37,7 @@ BODIES = (Body.MULTIPART, Body.SINGLE)
         (f"application/octet-stream;transfer-syntax={EXPLICIT}", UNCOMPRESSED, Body.SINGLE),
         ("text/html, image/jls;q=0.5, */*;q=0.1", PICTURE, Body.SINGLE),
         ("*/*;q=0.1, image/jls", PICTURE, Body.SINGLE),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", UNCOMPRESSED, Body.MULTIPART),
         ("image/jls;q=0, */*", UNCOMPRESSED, Body.MULTIPART),
         ("application/octet-stream;q=0, image/*", None, None),
         ("application/octet-stream;q=0, */*", None, None),
@@ -51,6 +52,17 @@ def test_what_a_client_prefers_is_chosen(accept, form, body):
 def test_a_body_that_the_resource_cannot_have_is_passed_over():
     accept = "image/jls, multipart/related; type=image/jls; q=0.1"
     assert choose(accepted(accept), FORMS, [Body.MULTIPART]) == Chosen(PICTURE, Body.MULTIPART)
+
+
+def test_a_form_may_have_bodies_of_its_own():
+    forms = [Form("a/json", default=True, bodies=(Body.SINGLE,)), Form("a/xml")]
+    for accept, expected in (
+        ("*/*", Chosen(forms[0], Body.SINGLE)),
+        ("multipart/related; type=a/xml, */*; q=0.1", Chosen(forms[1], Body.MULTIPART)),
+        ("a/xml, a/json; q=0.1", Chosen(forms[0], Body.SINGLE)),
+        ("multipart/related; type=a/json", None),
+    ):
+        assert choose(accepted(accept), forms, [Body.MULTIPART]) == expected
 
 
 def test_a_plus_that_a_query_has_lost_is_put_back():

@@ -2,11 +2,13 @@
 
 import pytest
 from dicomweb_client import DICOMwebClient
+from pydicom import dcmread
 from requests import Session
 
 from node.settings import load_settings
 from tests.node.dicomweb_server import TOKEN, configure, dicomweb_server, http_client
 from tests.node.held_files import SLICES, hold, key_of, write_all
+from tests.node.native_model import SEVERAL_XML, documents_of
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,39 @@ def test_the_path_goes_before_the_query(http, study):
     assert len(got.json()) > 1
 
 
-def test_xml_is_not_answered(http):
-    accept = 'multipart/related; type="application/dicom+xml"'
-    assert http.get("/studies", headers={"Accept": accept}).status_code == 406
+def test_answers_come_as_xml_where_that_is_asked_for(http, study):
+    got = http.get("/instances?includefield=all", headers={"Accept": SEVERAL_XML})
+    by_json = http.get("/instances?includefield=all").json()
+    assert got.headers["Content-Type"].startswith(f"{SEVERAL_XML}; boundary=")
+    documents = documents_of(got)
+    assert len(documents) == len(by_json) > 1
+    for one, attributes in zip(documents, by_json, strict=True):
+        assert {tag: said[0] for (tag, _), said in one.items()} == {
+            tag: said["vr"] for tag, said in attributes.items()
+        }
+        assert one["0020000D", ""][2] == [study]
+        assert one["00081190", ""][2] == attributes["00081190"]["Value"]
+
+
+def test_no_answers_in_xml_are_no_content(http):
+    path = "/studies?PatientID=nobody&fuzzymatching=true"
+    got = http.get(path, headers={"Accept": SEVERAL_XML})
+    assert (got.status_code, got.content) == (204, b"")
+    assert got.headers["Warning"].startswith("299 ")
+
+
+def test_a_name_in_a_list_may_be_empty(tmp_path, files):
+    dataset = dcmread(files["ct"][0])
+    dataset.OtherPatientNames = ["A^B", "", "=X"]
+    config, path = configure(tmp_path), tmp_path / "names.dcm"
+    dataset.save_as(path)
+    hold(load_settings(config), [path])
+    with dicomweb_server(config) as settings, http_client(settings) as client:
+        (one,) = client.get("/instances?includefield=OtherPatientNames").json()
+    assert one["00101001"]["Value"] == [{"Alphabetic": "A^B"}, None, {"Ideographic": "X"}]
+
+
+def test_several_answers_are_not_one_document(http):
+    got = http.get("/studies", headers={"Accept": "application/dicom+xml"})
+    assert got.status_code == 406
+    assert "application/dicom+xml" in got.text

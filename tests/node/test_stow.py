@@ -27,6 +27,7 @@ from tests.node.dicomweb_server import (
     http_client,
     multipart,
 )
+from tests.node.native_model import read_document
 from tests.node.test_listener import spooled
 from tests.slices import grid_affine, write_slices
 
@@ -94,6 +95,17 @@ def test_dicomweb_client_stores_a_study_and_it_is_on_disk(node, slices):
         assert found.PixelData == sent.PixelData
         assert found == sent
     assert not left_half_written(node)
+
+
+def test_the_answer_comes_as_xml_where_that_is_asked_for(client, slices):
+    headers = {"Content-Type": MULTIPART, "Accept": "application/dicom+xml"}
+    body = multipart([as_file(slices[0]), b"no file"])
+    got = client.post("/studies", content=body, headers=headers)
+    assert (got.status_code, got.headers["Content-Type"]) == (202, "application/dicom+xml")
+    found = read_document(got.content)
+    (stored,), (other,) = found["00081199", ""][2], found["0008119A", ""][2]
+    assert stored["00081155", ""][2] == [slices[0].SOPInstanceUID]
+    assert other["00081197", ""] == ("US", "FailureReason", [0xC000])
 
 
 def test_the_catalogue_hears_of_what_came(tmp_path, slices):

@@ -26,6 +26,7 @@ from node.settings import load_settings
 from tests.node import held_files
 from tests.node.dicomweb_server import TOKEN, configure, dicomweb_server, http_client
 from tests.node.held_files import COLUMNS, ENCODE, NATIVE, ROWS, SLICES, colours, head, hold, key_of
+from tests.node.native_model import SEVERAL_XML, documents_of, read_document
 from tests.slices import write_part10
 
 
@@ -136,6 +137,33 @@ def test_metadata_are_the_attributes_with_pixels_by_url(client, http, files, kin
     assert len(bulk.content) == stored.Rows * stored.Columns * (
         stored.SamplesPerPixel * stored.BitsAllocated // 8 * stored.get("NumberOfFrames", 1)
     )
+
+
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
+def test_metadata_come_as_xml_where_that_is_asked_for(http, files, level):
+    path = f"{url(files['ct'][0], level=level)}/metadata"
+    documents = documents_of(http.get(path, headers={"Accept": SEVERAL_XML}))
+    by_json = http.get(path).json()
+    assert len(documents) == len(by_json)
+    for one, attributes in zip(documents, by_json, strict=True):
+        assert {tag: read[0] for (tag, _), read in one.items()} == {
+            tag: said["vr"] for tag, said in attributes.items()
+        }
+        assert one["00080018", ""][2] == attributes["00080018"]["Value"]
+        (pixels,) = one["7FE00010", ""][2]
+        assert pixels == attributes["7FE00010"]["BulkDataURI"]
+    pixels = http.get(pixels, headers={"Accept": "application/octet-stream"})
+    assert (pixels.status_code, len(pixels.content) > 0) == (200, True)
+
+
+def test_metadata_of_one_instance_may_be_one_document(http, files):
+    path = f"{url(files['ct'][0])}/metadata"
+    got = http.get(path, headers={"Accept": "application/dicom+xml"})
+    assert got.headers["Content-Type"] == "application/dicom+xml"
+    name = read_document(got.content)["00100010", ""][2][0]
+    assert name == {"Alphabetic": {"FamilyName": "Müller", "GivenName": "Jörg"}}
+    several = f"{url(files['ct'][0], level='series')}/metadata"
+    assert http.get(several, headers={"Accept": "application/dicom+xml"}).status_code == 406
 
 
 def test_metadata_of_a_study_are_those_of_its_instances(client, files):

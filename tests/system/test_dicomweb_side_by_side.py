@@ -20,6 +20,7 @@ from node.settings import load_settings
 from tests.node.configuration import free_ports
 from tests.node.dicomweb_server import configure, dicomweb_server, http_client
 from tests.node.held_files import hold, key_of, write_all
+from tests.node.native_model import SEVERAL_XML, documents_of
 from tests.system.peers import DICOMWEB_PLUGIN, Orthanc, needs_orthanc, running
 
 pytestmark = [
@@ -103,6 +104,22 @@ def test_metadata_are_the_same_attribute_by_attribute(both, files):
             assert attributes[tag] == theirs[uid][tag], tag
 
 
+def test_metadata_in_xml_are_the_same_attribute_by_attribute(both, files):
+    study = key_of(files["ct"][0]).study
+    ours, theirs = (
+        {one["00080018", ""][2][0]: one for one in documents_of(answer)}
+        for answer in ask(both, f"/studies/{study}/metadata", headers={"Accept": SEVERAL_XML})
+    )
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == sum(map(len, files.values()))
+    for uid, attributes in ours.items():
+        different = {(tag, "") for tag in (*OFFSET_TABLES, PIXEL_DATA, CHARACTER_SET)}
+        common = attributes.keys() - different
+        assert common == theirs[uid].keys() - different
+        for key in common:
+            assert attributes[key] == theirs[uid][key], key
+
+
 @pytest.mark.parametrize(
     ("path", "tag"),
     [
@@ -127,6 +144,21 @@ def test_searches_find_the_same_and_say_the_same_of_it(both, files, path, tag):
         assert tag in common
         for one in common:
             assert attributes[one] == theirs[uid][one], one
+
+
+def test_searches_in_xml_say_the_same(both, files):
+    path = f"/studies/{key_of(files['ct'][0]).study}/series"
+    ours, theirs = (
+        {one["0020000E", ""][2][0]: one for one in documents_of(answer)}
+        for client, accept in zip(both, (SEVERAL_XML, "application/dicom+xml"), strict=True)
+        for answer in [client.get(path, headers={"Accept": accept})]
+    )  # Orthanc answers searches in XML of several parts where XML of one is asked for
+    assert ours.keys() == theirs.keys()
+    for uid, attributes in ours.items():
+        common = attributes.keys() & theirs[uid].keys() - {(tag, "") for tag in OF_THE_SERVER}
+        assert ("00080060", "") in common
+        for key in common:
+            assert attributes[key] == theirs[uid][key], key
 
 
 def first_part(answer):
