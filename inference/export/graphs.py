@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,25 @@ def export_graph(
     )
     if program is None:
         raise ExportError(f"{path.name}: torch exported nothing. Report this as a defect.")
+    forget_tracing(program.model)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
     program.save(str(path), external_data=weights > INLINE_BYTES)
     onnx.checker.check_model(str(path))
+
+
+def forget_tracing(model: ir.Model) -> None:
+    """Take out what says how a graph was made: stack traces have paths of the machine, and names.
+
+    Nothing of it is needed to run the graph.
+    """
+    graphs = [model.graph, *model.functions.values()]
+    nodes = [node for graph in graphs for node in graph.all_nodes()]
+    values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
+    values += [value for graph in graphs for value in (*graph.inputs, *graph.outputs)]
+    for each in (model, *graphs, *nodes, *values, *model.graph.initializers.values()):
+        if each is not None:  # an input that is left out
+            each.doc_string = None
+            each.metadata_props.clear()
 
 
 def parity(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> float:

@@ -12,7 +12,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor
 
-from inference.export.graphs import INLINE_BYTES, ExportError
+from inference.export.graphs import INLINE_BYTES, ExportError, forget_tracing
 from inference.manifest import Precision
 
 STORED_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,6 +88,7 @@ def save_graph(model: ir.Model, path: Path) -> None:
     """Write a graph, with its weights in `<graph>.data` where they are too large for one file."""
     data = path.with_name(path.name + ".data")
     size = sum(weight.const_value.nbytes for weight in model.graph.initializers.values())
+    forget_tracing(model)
     model.graph.sort()
     if size > INLINE_BYTES:
         ir.save(model, path, external_data=data.name)

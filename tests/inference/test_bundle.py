@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.bundle import BUILTIN, BundleError, find_bundle, load_bundle
+from inference.bundle import BUILTIN, PACKAGED, BundleError, find_bundle, load_bundle
 from inference.model import load_model
 from inference.providers import SessionSettings
+from tests.inference.traces import traces_in
 
 
 @pytest.fixture
@@ -37,6 +38,12 @@ def test_packaged_bundle_is_intact_small_and_named() -> None:
     assert "clinical" in bundle.identity.intended_use.en
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
     assert bundle.manifest.origin.parity_error < 1e-3
+
+
+def test_no_graph_that_is_shipped_says_on_which_machine_it_was_made() -> None:
+    graphs = [*PACKAGED.rglob("*.onnx")]
+    assert len(graphs) >= 3
+    assert not {path.name: found for path in graphs if (found := traces_in(path))}
 
 
 def test_digest_is_stable_and_covers_the_manifest(copy: Path) -> None:

@@ -20,6 +20,7 @@ from inference.export.llava_vision import llava_vision  # noqa: E402
 from inference.generate import write  # noqa: E402
 from inference.providers import SessionSettings  # noqa: E402
 from inference.runtime import Graph  # noqa: E402
+from tests.inference.traces import traces_in  # noqa: E402
 
 SETTINGS = SessionSettings(threads=1)
 QUESTIONS = ("Is there a haemorrhage?", "Describe the images.", "是否有出血？")
@@ -60,6 +61,12 @@ def test_the_bundle_writes_what_transformers_writes(llava_export: Export, count:
     # Had the pictures or the question no weight, this would prove nothing.
     assert len(set(written)) > 1
     assert max(len(set(tokens)) for tokens in written) > 4
+
+
+def test_no_graph_says_on_which_machine_it_was_made(llava_export: Export) -> None:
+    graphs = [*llava_export.out.glob("*.onnx")]
+    assert len(graphs) == 3
+    assert not {path.name: found for path in graphs if (found := traces_in(path))}
 
 
 def test_the_manifests_parts_follow_the_published_code(llava_export: Export) -> None:
