@@ -207,6 +207,10 @@ class Node:
             name="node", ae_title="OVERREAD", host="127.0.0.1", port=self.settings.node.port
         )
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def start(self, *, wait=True):
         self._process = subprocess.Popen(
             [*self._command, "serve", "--config", str(self.config)],
