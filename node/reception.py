@@ -4,11 +4,14 @@ What is answered to the sender is decided here: Success when the instance is dur
 """
 
 import mmap
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.disk import Disk, trouble_of
 from node.encoded_image import EncodedBytes
@@ -30,6 +33,9 @@ from node.store_request import StoreAnswer, StoreRequest, file_meta
 log = structlog.get_logger()
 
 IN_MEMORY = 8 << 20  # bytes of one data set; what is more lies in its file already
+_TAKING_MUCH = threading.BoundedSemaphore(2)
+"""For data sets that may take hundreds of megabytes while they are inspected: inflated, or with a
+header that is as long as headers may be. A hundred associations may bring one at the same time."""
 PIECE = 256  # bytes that a piece takes besides its own: a sender may make them tiny
 MAXIMUM_INSTANCE = 8 << 30  # bytes; native pixel data end at 4 GiB (PS3.5 Section 7.1.1)
 
@@ -147,9 +153,10 @@ class Reception:
 
     def _inspected(self, encoded: EncodedBytes) -> Intake:
         request = self._request
-        intake = inspect(
-            encoded, request.transfer_syntax, request.sop_class_uid, request.instance_uid
-        )
+        syntax = request.transfer_syntax
+        takes_much = encoded.size > IN_MEMORY or syntax == DeflatedExplicitVRLittleEndian
+        with _TAKING_MUCH if takes_much else nullcontext():
+            intake = inspect(encoded, syntax, request.sop_class_uid, request.instance_uid)
         if request.study_uid not in ("", intake.key.study):
             raise IntakeError(MISMATCH, "the instance is of another study than the request")
         return intake

@@ -3,6 +3,7 @@
 import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,8 +21,14 @@ from pydicom.uid import (
 )
 
 from node.assembly import assemble
+from node.disk import Disk
 from node.encoded_image import MAXIMUM_HEADER, EncodedBytes
-from node.intake import TRANSFER_SYNTAXES, IntakeError, inspect
+from node.intake import CANNOT_UNDERSTAND, TRANSFER_SYNTAXES, IntakeError, inspect
+from node.reception import Intaker
+from node.settings import load_settings
+from node.spool import Spool
+from node.store_request import StoreRequest
+from tests.node.configuration import write_config
 from tests.node.encodings import CODECS, write_series
 from tests.slices import write_part10
 
@@ -86,6 +93,25 @@ def test_a_deflated_data_set_of_ten_gigabytes_is_refused_at_its_limit():
     with bounded(600, 30):
         said = refused(megabyte * 10_240 + packer.flush(), DeflatedExplicitVRLittleEndian)
     assert "beyond the limit" in said
+
+
+def test_deflated_data_sets_that_come_together_do_not_add_up(tmp_path):
+    spool = Spool(tmp_path / "state" / "spool")
+    spool.prepare()
+    disk = Disk(load_settings(write_config(tmp_path)))
+    intaker = Intaker(spool, disk, note=lambda _: None)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    # Refused once it is inflated, for its first element.
+    content = packer.compress(b"\x02" + bytes(80 << 20)) + packer.flush()
+    asked = StoreRequest(CTImageStorage, "1.2.3", DeflatedExplicitVRLittleEndian, "PACS", "::1")
+
+    def store(_):
+        reception = intaker.begin(asked)
+        reception.add(memoryview(content))
+        return reception.finish().status
+
+    with bounded(400, 60), ThreadPoolExecutor(8) as senders:
+        assert set(senders.map(store, range(8))) == {CANNOT_UNDERSTAND}
 
 
 @pytest.fixture
