@@ -9,6 +9,7 @@ from itertools import count
 
 from pynetdicom.association import Association
 
+from node.addresses import plain_address
 from node.settings import MOST_ASSOCIATIONS, MOST_LISTENERS, Peer, Settings
 from node.side_by_side import Share
 
@@ -116,12 +117,6 @@ def _mismatch(peer: Peer, address: str, names: frozenset[str] | None) -> Refusal
         reason = f"its certificate is not that of peer {peer.name}"
         return Refusal(reason, "if it is meant, set 'tls_name' to a name in its certificate")
     return None
-
-
-def plain_address(address: str) -> str:
-    """Return an address as operators know it: an IPv6 socket has IPv4 ones as a part of IPv6."""
-    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
-    return str(mapped or address)
 
 
 def _is_within(

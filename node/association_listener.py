@@ -18,7 +18,7 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from node.admission import plain_address
+from node.addresses import plain_address
 from node.reactor_checkpoint import ReactorCheckpoint
 from node.transport_security import HANDSHAKE_SECONDS, CertificateError, trouble_of_handshake
 from node.upper_layer import NO_TIMEOUT, Begin, WaitingSocket, WaitingUpperLayer

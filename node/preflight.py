@@ -11,6 +11,7 @@ from inference.bundle import find_bundle
 from inference.installation import installation, lacks
 from inference.process import ModelProcess
 from inference.providers import SHOWN
+from node.addresses import bracketed
 from node.catalogue import Catalogue
 from node.certificate_validity import EXPIRES_SOON, days_left
 from node.check_result import Outcome, Result
@@ -92,11 +93,13 @@ def _certificates(settings: Settings) -> Iterator[Result]:
 
 def _port(subject: str, host: str, port: int, *, runs: bool) -> Result:
     if runs:
-        return Result(subject, Outcome.OK, f"{host}:{port} is answered by the node, which runs")
+        return Result(
+            subject, Outcome.OK, f"{bracketed(host)}:{port} is answered by the node, which runs"
+        )
     reason = port_refusal(host, port)
     if reason is not None:
         return Result(subject, Outcome.FAILED, reason, "stop what uses it, or choose another")
-    return Result(subject, Outcome.OK, f"{host}:{port} is free")
+    return Result(subject, Outcome.OK, f"{bracketed(host)}:{port} is free")
 
 
 def _node_answers(settings: Settings) -> bool:

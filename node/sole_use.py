@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from node.addresses import bracketed
 from node.settings import Settings
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ def port_refusal(host: str, port: int) -> str | None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        return f"{host}:{port} cannot be bound: {error.strerror}"
+        return f"{bracketed(host)}:{port} cannot be bound: {error.strerror}"
     return None
 
 

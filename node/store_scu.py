@@ -20,6 +20,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 from pynetdicom.status import code_to_category
 
+from node.addresses import bracketed
 from node.data_elements import MoreNeededError, UnusualEncodingError, walk_elements
 from node.held_connection import hold_connection
 from node.intake import DUPLICATE_INSTANCE
@@ -213,7 +214,7 @@ def _associate(
     if association.is_established:
         hold_connection(association)
         return association
-    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    where = f"{peer.name} ({peer.ae_title} at {bracketed(peer.host)}:{peer.port})"
     if association.is_rejected:
         raise UnreachableError(
             f"{where} rejected the association",

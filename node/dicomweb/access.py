@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.addresses import plain_address
 from node.dicomweb.answers import problem
 from node.dicomweb.settings import DicomwebClient, Permission
 from node.dicomweb.strangers import Strangers
@@ -95,4 +96,4 @@ class Access:
 
 
 def _address(scope: Scope) -> str:
-    return str((scope.get("client") or ("", 0))[0])
+    return plain_address(str((scope.get("client") or ("", 0))[0]))

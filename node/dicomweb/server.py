@@ -95,7 +95,8 @@ def bound(dicomweb: DicomwebSettings) -> socket.socket:
     """Return the socket to listen on; OSError where the port is taken."""
     family = socket.AF_INET6 if ":" in dicomweb.host else socket.AF_INET
     where = (dicomweb.host, dicomweb.port)
-    listening = socket.create_server(where, family=family, backlog=_BACKLOG)
+    of_both = dicomweb.host == "::" and socket.has_dualstack_ipv6()  # as the DICOM port
+    listening = socket.create_server(where, family=family, backlog=_BACKLOG, dualstack_ipv6=of_both)
     # Connections inherit it. asyncio sets it only on those whose protocol number was said; without
     # it each small answer waits 40 ms for the client's acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

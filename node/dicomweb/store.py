@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from node.addresses import plain_address
 from node.dicomweb.answers import RETRY_SECONDS
 from node.dicomweb.media_types import Body
 from node.dicomweb.multipart import (
@@ -71,7 +72,7 @@ class StoreService:
         """Answer one Store transaction; what it was refused for is logged."""
         sender = Sender(
             request.state.client.name,
-            request.client.host if request.client else "",
+            plain_address(request.client.host) if request.client else "",
             str(request.path_params.get("study", "")),
         )
         try:

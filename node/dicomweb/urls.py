@@ -4,6 +4,7 @@ import re
 
 from starlette.requests import Request
 
+from node.addresses import bracketed
 from node.dicomweb.settings import DicomwebSettings
 
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(:[0-9]{1,5})?")
@@ -17,9 +18,5 @@ def base_url(request: Request, dicomweb: DicomwebSettings) -> str:
     if dicomweb.url:
         return dicomweb.url
     named = _HOST.fullmatch(request.headers.get("host", ""))
-    host = named[1] if named else _bracketed(dicomweb.host)
+    host = named[1] if named else bracketed(dicomweb.host)
     return f"{'https' if dicomweb.tls else 'http'}://{host}:{dicomweb.port}{dicomweb.path}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

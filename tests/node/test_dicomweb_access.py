@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from node.cli import app
 from node.dicomweb.application import create_app
+from node.dicomweb.server import bound
 from node.dicomweb.settings import DicomwebClient, DicomwebSettings
 from node.dicomweb.tokens import digest_of
 from node.preflight import preflight
 from node.settings import SettingsError, load_settings
-from tests.node.configuration import write_config
+from tests.node.configuration import free_ports, write_config
 
 CLIENTS = (
     DicomwebClient(name="viewer", token_sha256=digest_of("sight"), may=("read",)),
@@ -155,6 +156,14 @@ def test_check_says_whether_the_port_is_free(tmp_path):
     assert found.outcome == "failed"
     (found,) = [one for one in preflight(config) if one.subject == "DICOMweb port"]
     assert found.outcome == "ok"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_server_of_both_protocols_is_reached_by_both():
+    (port,) = free_ports(1)
+    with bound(DicomwebSettings(host="::", port=port, tls=True, clients=CLIENTS)):
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port)).close()
 
 
 def test_pages_of_other_origins_may_read_where_they_are_let(client):
