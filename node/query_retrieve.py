@@ -154,6 +154,8 @@ class QueryDesk:
             yield 1  # there has to be one, so that it can fail
             yield _failure(event, error), None
             return
+        # Where the node stops, nobody waits for a peer that takes nothing.
+        event.assoc.bind(evt.EVT_ABORTED, lambda _event: retrieval.break_off())
         yield len(instances)
         for reference in retrieval.references(instances):
             if event.is_cancelled:

@@ -4,8 +4,9 @@ pynetdicom's SCP counts and answers, and would have data sets to send. Here it i
 and what it takes for the association that it sends them on puts the files in their place.
 """
 
+import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, cast
 
 import structlog
@@ -89,9 +90,17 @@ class Retrieval:
             )
         return answer
 
+    def break_off(self) -> None:
+        """End the connection, which another thread may be waiting on."""
+        transport = None if self._association is None else self._association.dul.socket
+        if transport is not None and transport.socket is not None:
+            with suppress(OSError):  # it may have ended already
+                transport.socket.shutdown(socket.SHUT_RDWR)
+
     def release(self) -> None:
         """Release an association that was opened for this."""
         self._at_end.close()
+        self._association = None
 
     def _begin(self) -> None:
         self._has_begun = True

@@ -48,7 +48,9 @@ def identifier():
 class Event:
     """What a handler is given, with an identifier of these bytes."""
 
-    assoc = SimpleNamespace(requestor=SimpleNamespace(ae_title="ASKER"))
+    assoc = SimpleNamespace(
+        requestor=SimpleNamespace(ae_title="ASKER"), bind=lambda *_handlers: None
+    )
     is_cancelled = False
 
     def __init__(self, content, implicit):

@@ -3,6 +3,8 @@
 import json
 import socket
 import subprocess
+import threading
+import time
 import urllib.request
 
 import numpy as np
@@ -419,6 +421,46 @@ def test_native_data_go_encoded_anew_where_the_destination_takes_no_other(hospit
     pixels = {str(one.SOPInstanceUID): one.PixelData for one in came}
     sent = [dcmread(path) for path in hospital.paths[:SLICES]]
     assert pixels == {str(one.SOPInstanceUID): one.PixelData for one in sent}
+
+
+def test_who_takes_no_more_of_an_object_does_not_keep_the_node_from_stopping(tmp_path):
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("[[routes]]", ASKER.format(port=104)))
+    settings = load_settings(config)
+    listener = Listener(settings)
+    listener.start()
+    (path,) = write_slices(tmp_path, np.zeros((1, 3000, 3000), np.int16), grid_affine())
+    node = Peer(name="node", ae_title="OVERREAD", host="127.0.0.1", port=settings.node.port)
+    store_scu.send([store_scu.read_instance(path)], node, "ASKER")
+    catalogue = Catalogue(settings.database_url)
+    await_true(catalogue.worklist, 60, "the image to be listed")
+    catalogue.close()
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def take_no_more(event):
+        if len(event.data) > 10_000:
+            stuck.set()
+            go_on.wait(60)
+
+    entity = AE(ae_title="ASKER")
+    association = entity.associate(
+        "127.0.0.1",
+        settings.node.port,
+        [build_context(Get), build_context(CTImageStorage, ExplicitVRLittleEndian)],
+        ae_title="OVERREAD",
+        ext_neg=[build_role(CTImageStorage, scp_role=True)],
+        evt_handlers=[(evt.EVT_DATA_RECV, take_no_more)],
+    )
+    query = keys("STUDY", StudyInstanceUID=dcmread(path).StudyInstanceUID)
+    answers = association.send_c_get(query, Get)
+    asking = threading.Thread(target=lambda: list(answers))
+    asking.start()
+    assert stuck.wait(60)
+    started = time.monotonic()
+    listener.stop()
+    assert time.monotonic() - started < 30
+    go_on.set()
+    asking.join()
 
 
 def worse(logged):
