@@ -12,6 +12,9 @@ import warnings
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+_SILENT = ("pydicom", "pynetdicom")
+"""Libraries whose lines repeat values, or events that are logged by us."""
+
 
 def configure_logging(role: str) -> None:
     """Log to standard error: coloured lines at a terminal, JSON for a journal."""
@@ -40,11 +43,11 @@ def configure_logging(role: str) -> None:
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared, _first_line],
         )
     )
+    # Not by the level: when it is imported, pydicom sets its own.
+    handler.addFilter(lambda record: record.name.split(".", 1)[0] not in _SILENT)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     dbos = logging.getLogger("dbos")  # without a handler of its own it takes one for itself
     dbos.handlers, dbos.propagate = [handler], False
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its events are logged by us
     warnings.simplefilter("ignore")
 
 

@@ -37,6 +37,19 @@ def test_tracebacks_say_what_and_where_but_not_whose():
     assert library["logger"] == "library"
 
 
+def test_what_pydicom_says_of_a_value_is_not_repeated_whenever_it_is_imported():
+    code = """
+from node.observe import configure_logging
+configure_logging("listener")
+from pydicom import Dataset
+asked = Dataset()
+asked.TransactionUID = "SECRET^NAME"
+str(asked)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SECRET" not in done.stderr + done.stdout
+
+
 def test_dbos_logs_as_all_others_do_and_without_the_values_of_its_statements():
     code = """
 from node.observe import configure_logging
