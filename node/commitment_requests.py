@@ -72,7 +72,8 @@ def _ask_all(bench: Workbench, peer_name: str, due: Sequence[Delivery]) -> None:
     except UnreachableError:
         raise
     except PeerError as error:
-        _postpone(bench, left, f"storage commitment: {error}", error.remedy)
+        remedy = f"{error.remedy}, or set its 'commitment' to false"
+        _postpone(bench, left, f"storage commitment: {error}", remedy)
 
 
 def _ask(bench: Workbench, association: Association, delivery: Delivery) -> None:

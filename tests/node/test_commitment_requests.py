@@ -274,6 +274,7 @@ def test_a_peer_that_does_not_know_storage_commitment_is_named_with_a_remedy(ben
     sent = the_delivery(bench)
     assert sent.state is DeliveryState.COMMITTING
     assert "storage commitment" in sent.error
+    assert "set its 'commitment' to false" in sent.remedy
     assert len(archive.received) == 2
 
 

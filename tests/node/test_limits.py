@@ -50,8 +50,12 @@ def node(tmp_path_factory):
     node.stop()
 
 
-def test_a_peer_has_its_own_limit_of_associations(tmp_path):
-    listener = limited(tmp_path, "max_associations = 2")
+either_upper_layer = pytest.mark.parametrize("upper_layer", ["waiting", "pynetdicom"])
+
+
+@either_upper_layer
+def test_a_peer_has_its_own_limit_of_associations(tmp_path, upper_layer):
+    listener = limited(tmp_path, "max_associations = 2", upper_layer=upper_layer)
     try:
         settings = listener._settings
         held = [associate(settings) for _ in range(2)]
@@ -75,8 +79,9 @@ def _again(settings, held):
     return association.is_established
 
 
-def test_a_peer_that_is_paced_is_slowed_and_loses_nothing(tmp_path, images):
-    listener = limited(tmp_path, "max_mb_per_second = 1")
+@either_upper_layer
+def test_a_peer_that_is_paced_is_slowed_and_loses_nothing(tmp_path, images, upper_layer):
+    listener = limited(tmp_path, "max_mb_per_second = 1", upper_layer=upper_layer)
     try:
         associations = [associate(listener._settings) for _ in range(2)]
         start = time.monotonic()
