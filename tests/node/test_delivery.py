@@ -77,9 +77,10 @@ def test_a_refusal_waits_longer_each_time_and_then_succeeds(bench, pacs, status)
     assert state is RunState.DELIVERING
     assert f"{status:04X}" in sent.error
     assert "overread check" in sent.remedy
-    first_wait = sent.next_attempt_at - datetime.now(UTC)
+    assert sent.next_attempt_at - datetime.now(UTC) <= timedelta(seconds=0.6)
+    before = datetime.now(UTC)
     _, sent = deliver(bench)
-    assert sent.next_attempt_at - datetime.now(UTC) > first_wait
+    assert sent.next_attempt_at - before >= timedelta(seconds=0.8)
     state, sent = deliver(bench)
     assert state is RunState.DELIVERED
     assert (sent.attempts, sent.error) == (3, "")

@@ -113,8 +113,11 @@ def query(settings, study):
         ext_neg=[build_role(CTImageStorage, scp_role=True)],
         evt_handlers=[(evt.EVT_C_STORE, lambda _event: 0x0000)],
     )
-    found = [status.Status for status, _ in association.send_c_find(wanted, StudyRootFind)]
-    assert found == [0xFF00, 0x0000]
+
+    def found():
+        return [status.Status for status, _ in association.send_c_find(wanted, StudyRootFind)]
+
+    await_true(lambda: found() == [0xFF00, 0x0000], 60, "the series to be listed")
     wanted.QueryRetrieveLevel = "STUDY"
     del wanted.SeriesInstanceUID, wanted.Modality
     got = [status.Status for status, _ in association.send_c_get(wanted, StudyRootGet)]
