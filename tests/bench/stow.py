@@ -5,9 +5,10 @@
 A plain HTTP client sends CT slices of 525 KB to each receiver in turn: ten a request, all in one
 request, and ten a request by four clients at once. Each receiver starts empty in a process of its
 own, with memory settings as the supervisor gives its roles. Orthanc is as it comes, which is with
-fsync (SyncStorageArea), and once without, which is less than what is asked. What asyncio takes to
-read the bodies and throw them away is the floor. CPU is that of the receiver alone, and below that
-of the clients, which share the machine with it.
+fsync (SyncStorageArea), and once without, which is less than what is asked. The floor is
+what asyncio takes to read the bodies, and to store them in pieces of an image's size with the two
+fsyncs of an instance. CPU is that of the receiver alone, and below that of the clients, which share
+the machine with it.
 """
 
 import http.client
@@ -52,7 +53,19 @@ from node.settings import load_settings
 run_dicomweb(load_settings(Path(sys.argv[1])))
 """
 FLOOR = """
-import asyncio, sys
+import asyncio, itertools, os, sys
+port, folder, names = int(sys.argv[1]), sys.argv[2], itertools.count()
+def store(content):
+    name = f"{folder}/{next(names)}"
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    os.write(file, content)
+    os.fsync(file)
+    os.link(name, name + ".dcm")
+    place = os.open(folder, os.O_RDONLY)
+    os.fsync(place)
+    os.close(place)
+    os.close(file)
+    os.unlink(name)
 async def serve(reader, writer):
     try:
         while True:
@@ -60,12 +73,15 @@ async def serve(reader, writer):
             length = headers.lower().partition(b"content-length:")[2].split()
             left = int(length[0]) if length else 0
             while left:
-                left -= len(await reader.read(left))
+                piece = await reader.readexactly(min(left, 526_000))
+                left -= len(piece)
+                if "store" in sys.argv:
+                    await asyncio.to_thread(store, piece)
             writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n")
     except asyncio.IncompleteReadError:
         writer.close()
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]), limit=1 << 20)
+    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 20)
     await server.serve_forever()
 asyncio.run(main())
 """
@@ -94,16 +110,16 @@ def orthanc(folder, port, *, sync=True):
     return ["/usr/sbin/Orthanc", str(folder / "orthanc.json")]
 
 
+def floor(folder, port):
+    return [sys.executable, "-c", FLOOR, str(port), str(folder)]
+
+
 RECEIVERS = {
     "Orthanc": orthanc,
     "overread": overread,
     "Orthanc, no fsync": lambda folder, port: orthanc(folder, port, sync=False),
-    "floor: asyncio reads, stores nothing": lambda _, port: [
-        sys.executable,
-        "-c",
-        FLOOR,
-        str(port),
-    ],
+    "floor: asyncio reads and stores": lambda *where: [*floor(*where), "store"],
+    "floor: asyncio reads, stores nothing": floor,
 }
 
 
