@@ -27,6 +27,7 @@ _AFTER_TROUBLE = 5.0
 _BETWEEN_TRIES = 1.0
 _REMIND = 60.0  # seconds after which it is said again that the database does not answer
 _BATCH = 1000
+_MOST_NOTED = 100_000  # while the database is away; what comes then is found in the spool
 
 
 class Bookkeeper(threading.Thread):
@@ -39,25 +40,31 @@ class Bookkeeper(threading.Thread):
         self._received: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._told_at: float | None = None  # that the database does not answer
+        self._has_forgotten = True  # what an earlier process did not list
 
     def note(self, received: Received) -> None:
         """Have an instance listed soon."""
-        self._received.put(received)
+        if self._received.qsize() < _MOST_NOTED:
+            self._received.put(received)
+        else:
+            self._has_forgotten = True
 
     def run(self) -> None:
         """List what lies in the spool unlisted since a crash, then what comes."""
-        pending: list[Received] | None = None
+        pending: list[Received] = []
         while True:
-            if pending == [] and not self._stopping.is_set():
+            if not (pending or self._has_forgotten or self._stopping.is_set()):
                 pending += self._next()
-            last_round = self._stopping.wait(_INTERVAL)  # what comes meanwhile is listed with it
+            # What comes meanwhile is listed with it.
+            last_round = self._stopping.wait(0 if self._received.qsize() > _BATCH else _INTERVAL)
             try:
-                if pending is None:
-                    pending = self._unlisted()
+                if self._has_forgotten and self._received.qsize() < _BATCH:
+                    self._has_forgotten = False
+                    self._list_forgotten()
                 while len(pending) < _BATCH and not self._received.empty():
                     pending += self._next()
                 self._list(pending)
-                pending = []
+                pending.clear()
                 self._tell_reachable()
             except SQLAlchemyError:  # the spool has it all: keep it in mind and try again
                 self._tell_unreachable()
@@ -106,16 +113,26 @@ class Bookkeeper(threading.Thread):
             )
             return Description()
 
-    def _unlisted(self) -> list[Received]:
+    def _list_forgotten(self) -> None:
+        count = 0
+        try:
+            for study in self._spool.studies():
+                received = self._unlisted(study)
+                self._list(received)
+                count += len(received)
+        except (SQLAlchemyError, OSError):
+            self._has_forgotten = True
+            raise
+        if count:
+            log.info("catalogue.repaired", instances=count)
+
+    def _unlisted(self, study: str) -> list[Received]:
         received = []
-        for study in self._spool.studies():
-            for key in self._catalogue.unlisted(study, self._spool.instances(study)):
-                try:
-                    received.append(_from_file(self._spool, key))
-                except Exception:  # one bad file must not hide the others
-                    log.exception("spool.unreadable", instance=key.instance, remedy=DAMAGED_FILE)
-        if received:
-            log.info("catalogue.repaired", instances=len(received))
+        for key in self._catalogue.unlisted(study, self._spool.instances(study)):
+            try:
+                received.append(_from_file(self._spool, key))
+            except Exception:  # one bad file must not hide the others
+                log.exception("spool.unreadable", instance=key.instance, remedy=DAMAGED_FILE)
         return received
 
 

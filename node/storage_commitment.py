@@ -9,11 +9,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from pydicom import Dataset
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import
@@ -24,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.catalogue import Catalogue
 from node.disk import trouble_of
-from node.durable import fsync_folder, replace_durably
+from node.kept_requests import KeptRequests, Request, read_request
 from node.remedies import SEE_ITS_LOG
 from node.settings import Peer, Settings
 from node.spool import InvalidUIDError, Spool, check_uid
@@ -38,23 +37,12 @@ SUCCESS, PROCESSING_FAILURE, INVALID_ARGUMENT, NOT_AUTHORIZED = 0x0000, 0x0110, 
 NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0112, 0x0119  # Failure Reason (0008,1197), PS3.3 C.14.1.1
 MOST_REFERENCES = 100_000
 SETTLED = timedelta(seconds=1)  # what came before a request is listed in the catalogue by then
+LOOK_AGAIN = (timedelta(seconds=2), timedelta(seconds=8))
+"""After which what was not found is looked for again: the catalogue may be behind, after the
+database was away or where a process has much to list."""
 FIRST_RETRY, LONGEST_RETRY = timedelta(seconds=5), timedelta(hours=1)
 _INTERVAL = 0.5
 _ENABLE_REPORTS = "have it accept Storage Commitment Push Model from the node, which is SCP of it"
-
-
-class Request(BaseModel):
-    """One N-ACTION request, as it is kept until its report is delivered."""
-
-    model_config = ConfigDict(frozen=True)
-
-    transaction_uid: str
-    calling_ae_title: str
-    references: tuple[tuple[str, str], ...]
-    """SOP Class UID and SOP Instance UID."""
-    due: AwareDatetime
-    received_at: AwareDatetime
-    attempts: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class CommitmentDesk(threading.Thread):
         self._settings = settings
         self._spool = spool
         self._catalogue = catalogue
-        self._folder = settings.node.state_dir / "commitment"
+        self._kept = KeptRequests(settings.node.state_dir)
         self._stopping = threading.Event()
         self._told: set[Path] = set()
         self._due: dict[Path, datetime] = {}  # so that no file is read before it is due
@@ -81,8 +69,7 @@ class CommitmentDesk(threading.Thread):
 
     def prepare(self) -> None:
         """Make the folder of requests."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        fsync_folder(self._folder.parent)
+        self._kept.prepare()
 
     def accept(self, event: evt.Event) -> tuple[int, None]:
         """Answer one N-ACTION request: Success once it is kept."""
@@ -112,7 +99,7 @@ class CommitmentDesk(threading.Thread):
     def run(self) -> None:
         """Report what is due, until told to stop."""
         while not self._stopping.wait(_INTERVAL):
-            for path in sorted(self._folder.glob("*.json")):
+            for path in self._kept.paths():
                 try:
                     self._look_at(path)
                 except (OSError, ValidationError) as error:  # the others must not wait for it
@@ -122,7 +109,7 @@ class CommitmentDesk(threading.Thread):
         now = datetime.now(UTC)
         if self._due.get(path, now) > now:
             return
-        request = Request.model_validate_json(path.read_bytes())
+        request = read_request(path)
         away = self._away.get(request.calling_ae_title)
         if away is not None and away.until > now and not self._is_too_old(request):
             self._due[path] = away.until  # the others must not wait until each has found that out
@@ -147,6 +134,10 @@ class CommitmentDesk(threading.Thread):
         calling = request.calling_ae_title
         try:
             missing = self._missing(request)
+            if NO_SUCH_INSTANCE in missing.values() and request.looks < len(LOOK_AGAIN):
+                later = datetime.now(UTC) + LOOK_AGAIN[request.looks]
+                self._keep(request.model_copy(update={"due": later, "looks": request.looks + 1}))
+                return
             self._report(request, missing)
         except (PeerError, SQLAlchemyError) as error:
             if isinstance(error, UnreachableError):
@@ -211,18 +202,21 @@ class CommitmentDesk(threading.Thread):
 
     def _postpone(self, request: Request, error: Exception) -> None:
         wait = _pause(request.attempts)
+        is_peer = isinstance(error, PeerError)
+        reason = str(error) if is_peer else "the database does not answer"
+        remedy = getattr(error, "remedy", "run 'overread check'")
         given_up = self._is_too_old(request)
         if given_up:
             self._drop(request)
         else:
             later = {"due": datetime.now(UTC) + wait, "attempts": request.attempts + 1}
-            self._keep(request.model_copy(update=later))
+            self._keep(request.model_copy(update=later | {"reason": reason, "remedy": remedy}))
         log.log(
             logging.ERROR if given_up else logging.WARNING,
             "commitment.not_reported",
             peer=request.calling_ae_title,
-            reason=str(error) if isinstance(error, PeerError) else "the database does not answer",
-            remedy=getattr(error, "remedy", "run 'overread check'"),
+            reason=reason,
+            remedy=remedy,
             given_up=given_up,
             retry_in_seconds=None if given_up else round(wait.total_seconds()),
         )
@@ -232,18 +226,10 @@ class CommitmentDesk(threading.Thread):
         return datetime.now(UTC) - request.received_at > patience
 
     def _keep(self, request: Request) -> None:
-        path = self._path(request)
-        replace_durably(path, request.model_dump_json().encode())
-        self._due.pop(path, None)
+        self._due.pop(self._kept.keep(request), None)
 
     def _drop(self, request: Request) -> None:
-        path = self._path(request)
-        path.unlink(missing_ok=True)
-        self._due.pop(path, None)
-
-    def _path(self, request: Request) -> Path:
-        identity = f"{request.calling_ae_title}\n{request.transaction_uid}"
-        return self._folder / f"{sha256(identity.encode()).hexdigest()[:32]}.json"
+        self._due.pop(self._kept.drop(request), None)
 
     def _peer(self, ae_title: str) -> Peer | None:
         found = (peer for peer in self._settings.peers if peer.ae_title == ae_title)

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.catalogue import Catalogue
 from node.certificate_validity import days_left
 from node.disk import Disk
+from node.kept_requests import KeptRequests
 from node.replay import outages, unsettled
 from node.settings import Settings
 from node.spool import Spool
@@ -102,6 +103,7 @@ def health_of(settings: Settings, catalogue: Catalogue) -> Health:
             )
         )
     alarms += _absences(away, deliveries)
+    alarms += _owed_reports(settings)
     alarms += _certificate(settings)
     given_up = sum(one.state is DeliveryState.GIVEN_UP for one in deliveries)
     return Health(
@@ -127,6 +129,22 @@ def _absences(away: Sequence[Outage], deliveries: Sequence[Delivery]) -> Iterato
             since = f"{one.since.astimezone():%Y-%m-%d %H:%M}"
             text = f"{one.error}, since {since}; {what} for it."
             yield Alarm(text, f"{one.remedy[0].upper()}{one.remedy[1:]}.")
+
+
+def _owed_reports(settings: Settings) -> Iterator[Alarm]:
+    """Senders that asked for commitment and do not take the report: they keep what they sent."""
+    now = datetime.now(UTC)
+    owed = [
+        one
+        for one in KeptRequests(settings.node.state_dir).owed()
+        if now - one.received_at > SHORT_ABSENCE
+    ]
+    for title in sorted({one.calling_ae_title for one in owed}):
+        to_sender = [one for one in owed if one.calling_ae_title == title]
+        last = max(to_sender, key=lambda one: one.due)
+        what = "A report" if len(to_sender) == 1 else f"{len(to_sender)} reports"
+        text = f"{what} of storage commitment not delivered to {title}: {last.reason}."
+        yield Alarm(text, f"{last.remedy[0].upper()}{last.remedy[1:]}.")
 
 
 def _certificate(settings: Settings) -> Iterator[Alarm]:

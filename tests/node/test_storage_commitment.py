@@ -13,14 +13,24 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModelInstance,
     Verification,
 )
+from sqlalchemy import delete
 
 from node import storage_commitment, store_scu
+from node.catalogue import Catalogue
+from node.kept_requests import KeptRequests, read_request
 from node.listener import Listener
 from node.settings import load_settings
+from node.tables import Instance
+from node.web import health
 from tests.node.configuration import free_ports, write_config
 from tests.node.test_listener import as_peer
 from tests.slices import grid_affine, write_slices
 from tests.system.peers import await_true
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr(storage_commitment, "LOOK_AGAIN", (timedelta(seconds=2),))
 
 
 @pytest.fixture
@@ -116,6 +126,39 @@ def test_what_was_received_is_committed(node, sent, sender):
     assert (event, report.TransactionUID) == (1, transaction)
     assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == sent
     assert "FailedSOPSequence" not in report
+
+
+def test_what_the_catalogue_learns_late_is_committed(node, sent, sender):
+    catalogue = Catalogue(node.database_url)
+    await_true(lambda: [*catalogue.instances_called(sent[:1])], 60, "the images to be listed")
+    with catalogue.session() as session:
+        session.execute(delete(Instance))
+    ask(node, [(CTImageStorage, uid) for uid in sent])
+    kept = KeptRequests(node.node.state_dir)
+    await_true(lambda: any(read_request(path).looks for path in kept.paths()), 60, "the first look")
+    listener = Listener(node)  # one that starts lists what it finds
+    listener._bookkeeper.start()
+    event, report = sender.await_reports()
+    listener._bookkeeper.stop()
+    catalogue.close()
+    assert event == 1
+    assert len(report.ReferencedSOPSequence) == len(sent)
+
+
+def test_a_report_that_is_owed_for_long_is_an_alarm(node, monkeypatch):
+    monkeypatch.setattr(health, "SHORT_ABSENCE", timedelta(0))
+    ask(node, [(CTImageStorage, generate_uid())])
+    catalogue = Catalogue(node.database_url)
+
+    def said():
+        return [one for one in health.health_of(node, catalogue).alarms if "PACS" in one.text]
+
+    await_true(said, 60, "the alarm")
+    (alarm,) = said()
+    catalogue.close()
+    assert "A report of storage commitment not delivered to PACS: pacs" in alarm.text
+    assert "does not answer" in alarm.text
+    assert "firewall" in alarm.remedy
 
 
 def test_what_is_not_held_is_named_with_the_reason(node, sent, sender):
