@@ -118,11 +118,8 @@ class Listener:
 
     def _drop_incoming_of_none(self) -> None:
         """Remove what processes left half-written that there are no more of."""
-        numbers = range(1, self._settings.node.listener_processes)
-        in_use = {_incoming(number) for number in numbers}
-        for folder in self._settings.spool_dir.glob(f"{INCOMING}-[0-9]*"):
-            if folder.name not in in_use:
-                shutil.rmtree(folder, ignore_errors=True)
+        for number in range(self._settings.node.listener_processes, MOST_LISTENERS):
+            shutil.rmtree(self._settings.spool_dir / _incoming(number), ignore_errors=True)
 
     def _listen(
         self,
