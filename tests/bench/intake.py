@@ -69,6 +69,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 
 def measure(name, folders, scratch):
     """Seconds, CPU seconds and peak memory in MB of one receiver."""
+    touch_memory()
     with receiver(name, scratch) as (process, port):
         before = cpu_seconds(process.pid)
         sender = send_raw if name.startswith("floor") else send
@@ -82,7 +83,6 @@ def main():
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 400
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         root = Path(scratch)
-        touch_memory()
         stored = np.concatenate([phantom(8)] * (count // 8 + 1))[:count]
         paths = write_slices(root / "series", stored, grid_affine())
         size = sum(path.stat().st_size for path in paths)

@@ -206,8 +206,8 @@ def compare(way, files, scratch, rounds):
     shares = [bodies[first::clients] for first in range(clients)]
     found, spent = {name: [] for name in RECEIVERS}, []
     for _ in range(rounds):
-        touch_memory()  # else writing new files takes three times the processor time
         for name, results in found.items():
+            touch_memory()
             result, clients_cpu = measure(name, shares, scratch)
             results.append(result)
             spent.append(clients_cpu)
