@@ -69,8 +69,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 
 def measure(name, folders, scratch):
     """Seconds, CPU seconds and peak memory in MB of one receiver."""
-    touch_memory()
     with receiver(name, scratch) as (process, port):
+        touch_memory()
         before = cpu_seconds(process.pid)
         sender = send_raw if name.startswith("floor") else send
         seconds = sender(folders, port)

@@ -188,6 +188,7 @@ def measure(name, shares, folder):
     )
     try:
         await_start(port)
+        touch_memory()
         before, ours = cpu_seconds(process.pid), time.process_time()
         seconds = send(shares, port)
         ours = time.process_time() - ours
@@ -207,7 +208,6 @@ def compare(way, files, scratch, rounds):
     found, spent = {name: [] for name in RECEIVERS}, []
     for _ in range(rounds):
         for name, results in found.items():
-            touch_memory()
             result, clients_cpu = measure(name, shares, scratch)
             results.append(result)
             spent.append(clients_cpu)
