@@ -6,6 +6,7 @@ import urllib.request
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import CTImageStorage, generate_uid
 
 from node.listener import Listener
 from node.settings import load_settings
@@ -32,10 +33,11 @@ def test_orthanc_hears_that_what_it_sent_is_committed(tmp_path):
         paths = write_slices(tmp_path / "scan", np.zeros((3, 16, 16), np.int16), grid_affine())
         pacs.store(paths[0].parent)
         held = pacs.rest("/instances")
-        post(pacs, "/modalities/overread/store", {"Resources": held[:2], "Synchronous": True})
+        post(pacs, "/modalities/overread/store", {"Resources": held, "Synchronous": True})
         references = [
             [str(header.SOPClassUID), str(header.SOPInstanceUID)] for header in map(dcmread, paths)
         ]
+        references.append([str(CTImageStorage), generate_uid()])
         asked = post(
             pacs, "/modalities/overread/storage-commitment", {"DicomInstances": references}
         )
@@ -44,6 +46,6 @@ def test_orthanc_hears_that_what_it_sent_is_committed(tmp_path):
             report = pacs.rest(asked["Path"])
             return report["Status"] != "Pending" and report
 
-        report = await_true(reported, 30, "the report")
-    assert report["Status"] == "Failure"  # one of the three was never sent
-    assert (len(report["Success"]), len(report["Failures"])) == (2, 1)
+        report = await_true(reported, 60, "the report")
+    assert report["Status"] == "Failure"  # one of the four was never sent
+    assert (len(report["Success"]), len(report["Failures"])) == (3, 1)
