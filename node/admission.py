@@ -76,16 +76,22 @@ class Seats:
         """Return of which limit this would be one too many; None where it has its seats now."""
         if not self._take(association, self._of_node):
             return "there are node.max_associations already"
-        of_peer = self._of_peers.get(peer.name) if peer is not None else None
-        if peer is not None and of_peer and not self._take(association, of_peer):
-            return f"peer {peer.name} has its max_associations already"
-        return None
+        if peer is None or not peer.max_associations:
+            return None
+        if self._take(association, self._of_peers[peer.name]):
+            return None
+        self._leave([association])  # nobody else is to be kept out by one that is turned away
+        return f"peer {peer.name} has its max_associations already"
 
     def clear(self) -> None:
         """Give back the seats of associations that are over."""
         with self._lock:
             over = [one for one in self._taken if not _lasts(one)]
-            seats = [seat for one in over for seat in self._taken.pop(one)]
+        self._leave(over)
+
+    def _leave(self, associations: Sequence[Association]) -> None:
+        with self._lock:
+            seats = [seat for one in associations for seat in self._taken.pop(one, [])]
         for seat in seats:
             self._share.give_back(seat)
 

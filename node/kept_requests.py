@@ -8,6 +8,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from node.durable import fsync_folder, replace_durably
 
+_MOST_OWED = 100
+
 
 class Request(BaseModel):
     """One N-ACTION request (PS3.4 Section J.3.2), and what came of reporting to its sender."""
@@ -56,11 +58,14 @@ class KeptRequests:
         return path
 
     def owed(self) -> Iterator[Request]:
-        """Those whose reports their senders did not take yet; what cannot be read is logged."""
-        for path in self.paths():
+        """Those whose reports their senders did not take, of the first hundred.
+
+        Each may name a hundred thousand instances, and a monitor asks again and again.
+        """
+        for path in self.paths()[:_MOST_OWED]:
             try:
                 request = read_request(path)
-            except (OSError, ValidationError):  # gone a moment ago, or told by who reports
+            except (OSError, ValidationError):  # gone a moment ago, or logged by who reports
                 continue
             if request.attempts:
                 yield request

@@ -74,14 +74,6 @@ class NodeSettings(Section):
     upper_layer: Literal["waiting", "pynetdicom"] = "waiting"
     model_dirs: tuple[Path, ...] = ()
 
-    @model_validator(mode="after")
-    def _can_share_its_port(self) -> Self:
-        if self.listener_processes > 1 and self.upper_layer == "pynetdicom":
-            raise ValueError(
-                "pynetdicom's own upper layer takes a port for itself: use one listener process"
-            )
-        return self
-
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str) -> str:
@@ -259,6 +251,16 @@ class Settings(BaseSettings):
                         f"routes.{route.name}.results_to: no peer is named '{destination}'; "
                         f"peers are: {', '.join(names)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_its_port(self) -> Self:
+        # Here and not in the section: of that, a mistake would show all values, a password too.
+        if self.node.listener_processes > 1 and self.node.upper_layer == "pynetdicom":
+            raise ValueError(
+                "node.listener_processes: pynetdicom's own upper layer takes a port for itself; "
+                "use one listener process"
+            )
         return self
 
     @model_validator(mode="after")

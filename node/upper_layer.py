@@ -249,7 +249,7 @@ class WaitingUpperLayer(DULServiceProvider):
         self.assoc.is_established = False
         self.assoc._kill = True
         self._kill_thread = True
-        evt.trigger(self.assoc, evt.EVT_CONN_CLOSE)
+        evt.trigger(self.assoc, evt.EVT_CONN_CLOSE)  # as the state machine would
 
     def _read_pdu_data(self) -> None:
         """Read one PDU, which becomes an event, or a C-STORE request with all of its data set."""

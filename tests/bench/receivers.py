@@ -90,7 +90,7 @@ def two_listeners(folder, port):
     return [sys.executable, "-c", SUPERVISOR, str(config), "2"]
 
 
-def orthanc(folder, port):
+def orthanc(folder, port, **more):
     settings = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
@@ -99,6 +99,7 @@ def orthanc(folder, port):
         "DicomAet": "OVERREAD",
         "DicomThreadsCount": 100,
         "Plugins": [],
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     return ["/usr/sbin/Orthanc", str(folder / "orthanc.json")]

@@ -7,7 +7,6 @@ from each in turn: Orthanc, and the node on its own and on pynetdicom's upper la
 peak of the process, and what C-GET added to it.
 """
 
-import json
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pydicom import dcmread
 from node import store_scu
 from node.settings import Peer
 from tests.bench.assembly import phantom
-from tests.bench.receivers import LISTENER, await_start, cpu_seconds, peak_memory_mb
+from tests.bench.receivers import LISTENER, await_start, cpu_seconds, orthanc, peak_memory_mb
 from tests.bench.sending import ENVIRONMENT, large_object
 from tests.node.configuration import free_ports, write_config
 from tests.slices import grid_affine, write_slices
@@ -44,22 +43,8 @@ def overread(folder, port, upper_layer):
     return [sys.executable, "-c", LISTENER, str(config)]
 
 
-def orthanc(folder, port):
-    settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "HttpServerEnabled": False,
-        "DicomPort": port,
-        "DicomAet": "OVERREAD",
-        "DicomAlwaysAllowGet": True,
-        "Plugins": [],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    return ["/usr/sbin/Orthanc", str(folder / "orthanc.json")]
-
-
 HOLDERS = {
-    "Orthanc": orthanc,
+    "Orthanc": lambda folder, port: orthanc(folder, port, DicomAlwaysAllowGet=True),
     "overread": lambda folder, port: overread(folder, port, "waiting"),
     "overread on pynetdicom's upper layer": lambda folder, port: overread(
         folder, port, "pynetdicom"
