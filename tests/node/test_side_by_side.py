@@ -12,8 +12,10 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
+from node.admission import Seats
 from node.catalogue import Catalogue
 from node.settings import SettingsError, load_settings
+from node.side_by_side import Share
 from node.sole_use import conflict
 from node.tables import Instance
 from tests.node.configuration import write_config
@@ -163,6 +165,32 @@ def test_a_port_that_others_would_share_is_not_taken(tmp_path):
 
 
 def test_pynetdicoms_own_upper_layer_has_one_process(tmp_path):
-    config = write_config(tmp_path, listener_processes=2, upper_layer="pynetdicom")
-    with pytest.raises(SettingsError, match="one listener process"):
+    config = write_config(
+        tmp_path,
+        database_url="postgresql://overread:secret@127.0.0.1/overread",
+        listener_processes=2,
+        upper_layer="pynetdicom",
+    )
+    with pytest.raises(SettingsError, match="one listener process") as raised:
         load_settings(config)
+    assert "found {" not in str(raised.value)  # all of the section, the password too
+
+
+class Lasting:
+    """An association that goes on."""
+
+    is_released = is_aborted = is_rejected = False
+
+    def is_alive(self):
+        return True
+
+
+def test_who_is_turned_away_keeps_nobody_else_out(tmp_path):
+    config = write_config(tmp_path, max_associations=2)
+    config.write_text(config.read_text().replace("[[routes]]", "max_associations = 1\n[[routes]]"))
+    settings = load_settings(config)
+    seats, peer = Seats(settings, Share()), settings.peers[0]
+    assert seats.excess(Lasting(), peer) is None
+    assert "peer pacs has its max_associations" in seats.excess(Lasting(), peer)
+    assert seats.excess(Lasting(), None) is None
+    assert "node.max_associations" in seats.excess(Lasting(), None)
